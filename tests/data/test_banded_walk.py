@@ -9,6 +9,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +65,7 @@ class Simulated:
 requests = st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9])), min_size=1, max_size=12)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(count=st.integers(11, 150), size=st.integers(1, 5), asked=requests, mix=st.randoms(use_true_random=False))
 def test_what_is_read_is_what_the_simulation_draws(count: int, size: int, asked: list[tuple[int, float]], mix: Random) -> None:
     ranked = list(range(count))
@@ -122,7 +123,7 @@ def test_what_is_left_of_a_page_comes_first_when_exposure_falls() -> None:
     assert [entry for _ in range(10) for entry in _entries(single, 1, 4)] == after
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(asked=requests, cut=st.integers(0, 12), start=st.sampled_from([0.3, 1.0]))
 def test_put_back_at_any_cut_it_goes_on_the_same(asked: list[tuple[int, float]], cut: int, start: float) -> None:
     whole, first, second = (_walk(list(range(40)), size=3, exposed=start) for _ in range(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,13 +14,13 @@ def _all(count: int, seed: int = 0, epoch: int = 0) -> list[int]:
     return Permutation(count, seed=seed, epoch=epoch)(np.arange(count)).tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(count=st.integers(1, 3000), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 10**6))
 def test_every_thing_stands_at_one_place(count: int, seed: int, epoch: int) -> None:
     assert sorted(_all(count, seed, epoch)) == list(range(count))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(count=st.integers(1, 2**40), seed=st.integers(0, 2**32), data=st.data())
 def test_places_may_be_asked_in_any_grouping_of_any_size(count: int, seed: int, data: st.DataObject) -> None:
     places = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=20, unique=True))

@@ -31,6 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.save(tmp_path / "a.npy", np.arange(400) % 200)
     np.save(tmp_path / "b.npy", np.arange(400) % 199)
     (tmp_path / "link.txt").symlink_to("a.txt")
+    (tmp_path / "linked").symlink_to("many")
     for name in ("a.txt", "a.jsonl", "a.npy"):
         (tmp_path / f"copy-{name}").write_bytes((tmp_path / name).read_bytes())
     (tmp_path / "like.txt").write_text((tmp_path / "a.txt").read_text().replace("line 30", "line 99"))
@@ -53,6 +54,7 @@ def problems(training: dict[str, Any], own: dict[str, Any] | None, later: dict[s
         ({**TEXT, "paths": ["a.txt"], "heldout": 0}, {**TEXT, "paths": ["a.txt"]}, True),
         ({**TEXT, "paths": ["a.txt"]}, {**TEXT, "paths": ["./a.txt"]}, True),
         ({**TEXT, "paths": ["a.txt"]}, {**TEXT, "paths": ["link.txt"]}, True),
+        ({**TEXT, "paths": ["many/0*.txt"]}, {**TEXT, "paths": ["linked/03.txt"]}, True),
         ({**TEXT, "paths": ["a.txt"]}, {**TEXT, "paths": ["b.txt"]}, False),
         ({**TEXT, "paths": ["a.txt"], "heldout": 0.2}, {**TEXT, "paths": ["a.txt"], "heldout": 0.2}, False),
         ({**TEXT, "paths": ["a.txt"], "heldout": 0.2}, {**TEXT, "paths": ["a.txt"], "heldout": 0.4}, True),

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +37,7 @@ def _loader(sizes: list[int], options: RowOptions, *, longest: int | None = 4, s
     return cut_rows(_corpus(sizes), options, options.fields(TOKENS), BuildContext(seed=seed, max_length=longest, split=split))
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(sizes=lengths_of_documents, page=st.integers(1, 6), seed=st.integers(0, 5), data=st.data())
 def test_packed_rows_tell_documents_apart(sizes: list[int], page: int, seed: int, data: st.DataObject) -> None:
     corpus = _corpus(sizes)
@@ -74,7 +75,7 @@ def test_a_document_without_a_token_starts_nothing_of_its_own() -> None:
     assert batch["positions"].tolist() == [[0, 1, 2, 3, 0, 0, 1]]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     sizes=lengths_of_documents,
     overflow=st.sampled_from([None, "truncate", "split"]),

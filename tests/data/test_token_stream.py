@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +34,7 @@ def _simulated(tokens: int, page: int, seed: int, epochs: int) -> list[int]:
 requests = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 12)), min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(tokens=st.integers(12, 150), page=st.integers(1, 12), seed=st.integers(0, 9), asked=requests)
 def test_rows_are_the_stream_cut_up_whatever_the_lengths(tokens: int, page: int, seed: int, asked: list[tuple[int, int]]) -> None:
     stream = _stream(tokens, page=page, seed=seed)
@@ -71,7 +72,7 @@ def test_orders_longer_than_a_held_chunk(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(_stream(100, page=4).take(30, 5)["tokens"], whole)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(asked=requests, cut=st.integers(0, 8))
 def test_a_stream_put_back_at_any_cut_goes_on_the_same(asked: list[tuple[int, int]], cut: int) -> None:
     whole, first, second = _stream(), _stream(), _stream()

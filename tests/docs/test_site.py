@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rare]  # half a minute; links between pages are held by test_readme.py in every `make test`
 DOCS = Path(__file__).parents[2] / "docs"
 
 

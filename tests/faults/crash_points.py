@@ -1,6 +1,6 @@
 """Saves that end the process at each of their file-system calls in turn; run as a script, as each child is forked from one small process.
 
-Usage: python crash_points.py DIRECTORY; prints one JSON object a crash: the scenario, the call, and what lies there afterwards.
+Usage: python crash_points.py DIRECTORY SCENARIO…; prints one JSON object a crash: the scenario, the call, and what lies there afterwards.
 """
 
 from __future__ import annotations
@@ -103,6 +103,6 @@ def after_recovery(make: Store, checkpoints: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    for name in SCENARIOS:
+    for name in sys.argv[2:]:
         for line in sweep(name, Path(sys.argv[1]) / name):
             print(json.dumps({"scenario": name, **line}))

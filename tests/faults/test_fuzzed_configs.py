@@ -14,6 +14,7 @@ from types import FrameType
 
 import pytest
 from click.testing import CliRunner
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import mutated
@@ -64,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.sampled_from(sorted(TEXTS)), randoms)
 def test_mutations_of_every_example_get_a_verdict_cold(folder: Path, name: str, random: Random) -> None:
     path = folder / "cold.yaml"
@@ -72,7 +73,7 @@ def test_mutations_of_every_example_get_a_verdict_cold(folder: Path, name: str, 
     verdict(path, "--cold")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.sampled_from(sorted(TEXTS)), randoms)
 def test_one_mutation_of_an_example_gets_a_verdict_when_parts_are_built(folder: Path, name: str, random: Random) -> None:
     """A single change leaves most configs whole enough to reach the parts on the meta device."""
@@ -81,7 +82,7 @@ def test_one_mutation_of_an_example_gets_a_verdict_when_parts_are_built(folder: 
     verdict(path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_bytes_of_any_kind_get_a_verdict(folder: Path, content: bytes) -> None:
     path = folder / "bytes.yaml"
@@ -156,7 +157,7 @@ def test_weights_that_move_over_a_vast_run_are_summed_in_time() -> None:
     assert verdict(EXAMPLES["mixture-shift"], "--set", f"run.horizon={10**15} steps") == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.text(max_size=30), st.sampled_from(["", "optimizer.lr=", "phases.shallow.until=", "model.rack.stacks="]))
 def test_any_override_gets_a_verdict(setting: str, key: str) -> None:
     verdict(EXAMPLES["grow-bytes"], "--cold", "--set", key + setting)

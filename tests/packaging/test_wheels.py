@@ -6,7 +6,9 @@ import json
 import re
 import tomllib
 import zipfile
+from collections.abc import Callable
 from email.parser import Parser
+from functools import cache
 from pathlib import Path
 from sys import executable
 
@@ -40,10 +42,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def environments(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Environment]:
-    """The core alone, and every provider with the core and what it declares beside."""
+def environments(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Environment]:
+    """Of the core alone, or of a provider with the core and what it declares beside."""
     sets = {CORE: (CORE,), OPTIM: (CORE, OPTIM), DATA: (CORE, DATA), TRANSFORMER: ALL}
-    return {name: Environment(tmp_path_factory.mktemp(name), [wheels[part] for part in parts]) for name, parts in sets.items()}
+    return cache(lambda name: Environment(tmp_path_factory.mktemp(name), [wheels[part] for part in sets[name]]))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -90,9 +92,14 @@ def test_every_requirement_is_pinned_for_the_checkout():
     assert all(canonicalize_name(tool) in pins for tool in tools if tool and not tool.startswith("#"))
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_alone_with_the_core_a_wheel_is_listed_whole(environments: dict[str, Environment], name: str):
-    environment = environments[name]
+OFTEN = (CORE, TRANSFORMER)
+"""What needs the least, and all four together; test_dependencies.py reads what each of the others imports and declares."""
+APART = [pytest.param(name, marks=() if name in OFTEN else pytest.mark.rare) for name in ALL]
+
+
+@pytest.mark.parametrize("name", APART)
+def test_alone_with_the_core_a_wheel_is_listed_whole(environments: Callable[[str], Environment], name: str):
+    environment = environments(name)
     environment.python(SATISFIED)
     assert "site-packages" in environment.python("import stackwise; print(stackwise.__file__)")
     rows = {row["distribution"]: row for row in json.loads(environment.stackwise("list-providers", "--json").stdout)}
@@ -101,8 +108,8 @@ def test_alone_with_the_core_a_wheel_is_listed_whole(environments: dict[str, Env
         assert row["status"] == "ok" and row["components"] and not row["editable"]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_every_module_of_a_wheel_imports_with_what_is_declared(environments: dict[str, Environment], name: str):
+@pytest.mark.parametrize("name", APART)
+def test_every_module_of_a_wheel_imports_with_what_is_declared(environments: Callable[[str], Environment], name: str):
     program = f"""
 import importlib, pkgutil
 package = importlib.import_module({PACKAGE[name]!r})
@@ -110,15 +117,15 @@ for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
     if not found.name.endswith("__main__"):
         importlib.import_module(found.name)
 """
-    environments[name].python(program)
+    environments(name).python(program)
 
 
-def test_the_core_alone_says_which_package_is_missing(environments: dict[str, Environment]):
-    refused = environments[CORE].stackwise("validate", ROOT / "examples" / "one-phase.yaml", code=2)
+def test_the_core_alone_says_which_package_is_missing(environments: Callable[[str], Environment]):
+    refused = environments(CORE).stackwise("validate", ROOT / "examples" / "one-phase.yaml", code=2)
     said = refused.stdout + refused.stderr
     assert "optim.adamw" in said and "stackwise-providers-optim" in said
 
 
-def test_the_core_and_the_transformer_provider_train_at_once(environments: dict[str, Environment]):
+def test_the_core_and_the_transformer_provider_train_at_once(environments: Callable[[str], Environment]):
     config = ROOT / "examples" / "one-phase.yaml"
-    environments[TRANSFORMER].stackwise("run", config, "--set", "run.horizon=4 steps")
+    environments(TRANSFORMER).stackwise("run", config, "--set", "run.horizon=4 steps")

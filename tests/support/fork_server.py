@@ -1,22 +1,26 @@
 """Many runs in processes of their own at the price of one start: a server imports everything once and forks a child for each.
 
 A child runs the command line as it is. Around it stand only a witness of the data (the digest of every step's batches, appended to
-`witness.jsonl` in its working directory) and signals it sends to itself when a step is done.
+`witness.jsonl` in its working directory) and signals it sends to itself when a step is done. A run that nothing is patched in takes the
+price of its plan from the first child that asked for that of the same config, as pricing is a third of what such a run costs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -143,12 +147,18 @@ def serve() -> None:
     """Fork a child for each line of standard input; print how it ended."""
     for module in IMPORTED_ONCE:
         import_module(module)
+    with tempfile.TemporaryDirectory() as prices:
+        answer(Path(prices))
+
+
+def answer(prices: Path) -> None:
+    """What `serve` does for each line; what plans cost is kept in a folder."""
     for line in sys.stdin:
         asked = json.loads(line)
         pids = []
         for rank in range(len(asked["environment"])):
             if not (pid := os.fork()):
-                os._exit(child(asked, rank))
+                os._exit(child(asked, rank, prices))
             pids.append(pid)
         if asked["kill_after_s"] is not None:
             time.sleep(asked["kill_after_s"])
@@ -156,7 +166,7 @@ def serve() -> None:
         print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
 
 
-def child(asked: Mapping[str, Any], rank: int) -> int:
+def child(asked: Mapping[str, Any], rank: int, prices: Path) -> int:
     """Run one command line; its exit code."""
     os.chdir(asked["cwd"])
     for number, name in ((0, os.devnull), (1, f".out{rank or ''}"), (2, f".err{rank or ''}")):
@@ -165,6 +175,8 @@ def child(asked: Mapping[str, Any], rank: int) -> int:
     os.environ.update(asked["environment"][rank])
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115  # for good
     exec(asked["patch"], {"os": os})
+    if asked["argv"][0] == "run" and not asked["patch"]:
+        price_once(asked["argv"], prices)
     if not rank:
         witness_data()
     signal_at(asked["signals"])
@@ -184,6 +196,27 @@ def child(asked: Mapping[str, Any], rank: int) -> int:
             with suppress(OSError):
                 stream.flush()
     return 0
+
+
+def price_once(argv: Sequence[str], prices: Path) -> None:
+    """Price the plan of a command only if no child before has priced that of the same text and settings; files of data may differ."""
+    from stackwise.assembly import pricing
+
+    with suppress(OSError):
+        text = Path(argv[1]).read_text("utf-8")
+        settings = [value for name, value in pairwise(argv) if name == "--set"]
+        kept = prices / sha256(json.dumps([text, settings]).encode()).hexdigest()
+        price = pricing.price
+
+        def priced(plan: Any, **how: Any) -> Any:
+            if not kept.exists():
+                made = prices / str(os.getpid())
+                made.write_bytes(pickle.dumps(price(plan, **how)))
+                made.rename(kept)
+            return pickle.loads(kept.read_bytes())
+
+        if "data.text-files" not in text:
+            pricing.price = priced
 
 
 def witness_data() -> None:

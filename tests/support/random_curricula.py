@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import frozen
+from how_many import examples
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from tiny_walks import VOCAB, base, memory
 
 
 def walks(count: int) -> settings:
-    """Settings for `count` whole runs; a failing one is shown as drawn, because making it smaller would take hundreds more."""
-    return settings(max_examples=count, phases=[Phase.explicit, Phase.generate])
+    """Settings for `count` whole runs, fewer in `make test`; a failing one is shown as drawn: making it smaller takes hundreds."""
+    return settings(max_examples=examples(count), phases=[Phase.explicit, Phase.generate])
 
 
 @frozen(kw_only=True)

@@ -107,6 +107,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 @pytest.mark.slow
+@pytest.mark.rare  # a minute; blocks and parts are held to the script above, and clean environments to what they declare by test_wheels.py
 def test_the_page_can_be_followed(environment: Environment) -> None:
     said = {}
     for command in COMMANDS:
@@ -127,6 +128,7 @@ def test_the_page_can_be_followed(environment: Environment) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_it_passes_the_kit_there(environment: Environment) -> None:
     outcomes = json.loads(environment.stackwise("check", "names", "--json").stdout)
     assert {row["verdict"] for row in outcomes} == {"passed", "not applicable"}

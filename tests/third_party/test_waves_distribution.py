@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
+PROCESSES = pytest.mark.rare
+"""One to five that compute; test_waves_conform.py and test_contract.py ask the same of it in this process."""
 SOURCE = Path(__file__).parent / "waves-for-stackwise"
 
 
@@ -34,11 +36,13 @@ def test_it_is_listed_with_its_components_of_every_kind(environment: Environment
     assert sorted(component["kind"] for component in waves["components"]) == kinds
 
 
+@PROCESSES
 def test_every_component_can_be_shown(environment: Environment) -> None:
     for name in ("rack:waves.conv", "embedding:waves.level", "head:waves.level", "loader:waves.sines", "growth:waves.repeat"):
         assert "from waves-for-stackwise 1.2.0" in environment.stackwise("show", name).stdout
 
 
+@PROCESSES
 def test_its_config_is_valid_and_planned_without_training(environment: Environment) -> None:
     assert "shallow 0–30, deep 30–48, tuned 48–60" in environment.stackwise("validate", "grow-waves.yaml").stdout
     planned = json.loads(environment.stackwise("plan", "--json", "grow-waves.yaml").stdout)
@@ -68,11 +72,13 @@ def test_it_trains_and_its_observer_sees_every_step(environment: Environment) ->
     assert about["provider_files"] == {row["provider"]: row["sha256"] for row in planned["providers"]}
 
 
+@PROCESSES
 def test_its_options_are_held_to_its_own_rules(environment: Environment) -> None:
     refused = environment.stackwise("validate", "grow-waves.yaml", "--set", "data.sources.sines.longest=3", code=2)
     assert "data.sources.sines" in refused.stderr and "below the shortest" in refused.stderr
 
 
+@PROCESSES
 def test_it_passes_the_kit_in_its_own_environment(environment: Environment) -> None:
     outcomes = json.loads(environment.stackwise("check", "waves", "--json").stdout)
     assert {row["verdict"] for row in outcomes} == {"passed", "not applicable"}

@@ -12,6 +12,7 @@ import torch
 import transformers as hf
 import yaml
 from chat_styles import FIRST, LAST, STYLES, SYSTEM, THANKS, USER
+from products import covered
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import stackwise
@@ -71,9 +72,10 @@ def by_transformers(folder: Path, template: str) -> tuple[float, int, int]:
         return float(model(ids, attention_mask=real, labels=labels).loss), int((labels != -100).sum()), int(real.sum())
 
 
-@pytest.mark.parametrize("rows", ["padded", "packed"])
-@pytest.mark.parametrize("marked", [True, False], ids=["marked", "by prefixes"])
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    ("style", "marked", "rows"),
+    covered([*STYLES], [True, False], ["padded", "packed"], ids=[[*STYLES], ["marked", "by prefixes"], ["padded", "packed"]]),
+)
 def test_the_first_loss_of_a_run_is_that_of_trl_s_rule(style: str, marked: bool, rows: str, folder: Path) -> None:
     template = STYLES[style][0]
     own = template if marked else template.replace("{% generation %}", "").replace("{% endgeneration %}", "")

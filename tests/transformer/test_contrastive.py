@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_walks import base, drive, machine_of, plan_of, problems_of
@@ -30,7 +31,7 @@ def test_orthogonal_pairs_cost_what_is_left_of_the_softmax(temperature: float) -
     assert info_nce(rows, 3 * rows, temperature).item() / 6 == pytest.approx(expected, rel=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 2**20))
 def test_the_loss_is_that_of_loops(rows: int, features: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

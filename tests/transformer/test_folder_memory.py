@@ -38,7 +38,10 @@ def make_mixtral(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "make"), [("ours", make_llama), ("wrapped", make_llama), ("wrapped", make_mixtral)])
+@pytest.mark.parametrize(
+    ("case", "make"),
+    [("ours", make_llama), pytest.param("wrapped", make_llama, marks=pytest.mark.rare), ("wrapped", make_mixtral)],
+)
 def test_one_tensor_is_held_beside_the_model(case: str, make: Callable[[Path], None], tmp_path: Path) -> None:
     """The largest resident memory is counted, in which pages of mapped files are; transformers computes the model behind the first case."""
     make(tmp_path)

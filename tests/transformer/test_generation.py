@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fresh_draws import chi_square, fresh_generator
+from products import covered
 from torch import nn
 
 from stackwise import GenerationSettings, Model, Moment, UserError
@@ -63,8 +64,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("sampled", SAMPLED, ids=str)
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize(("form", "sampled"), covered(FORMS, SAMPLED, together=1))
 def test_the_cache_changes_no_token(form: dict[str, Any], sampled: dict[str, Any]) -> None:
     """In float64, where no tie is broken by rounding."""
     found, prompt = model(**form).double(), torch.tensor([3, 1, 4, 1, 5])

@@ -162,7 +162,7 @@ def _learnt(corrupt: MaskedLM, generator: torch.Generator) -> tuple[torch.Tensor
     optimizer = torch.optim.Adam([table], lr=0.3)
     means, on_masks = [], []
     for step in range(160):
-        prepared = _prepare(corrupt, generator, _noise(generator, 20, 1000))
+        prepared = _prepare(corrupt, generator, _noise(generator, 20, 300))
         total, count, metrics = corrupt.loss({"logits": table[prepared["tokens"]]}, prepared)
         if step >= 140:
             means.append(total.detach() / count)

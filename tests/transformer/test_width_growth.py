@@ -9,6 +9,7 @@ import grown_models
 import pytest
 import torch
 from grown_models import ASKED, FORMS, gradients, grow, language_model, logits, loss, tokens
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,7 +88,7 @@ def test_moments_are_mapped_by_the_true_ratio_of_gradients(form: dict[str, Any],
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-14, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     times=st.integers(2, 4),
     groups=st.integers(1, 2),

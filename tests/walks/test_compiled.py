@@ -66,7 +66,8 @@ def model(depth: int, **options: Any) -> dict[str, Any]:
     return {**base()["model"], "rack": rack}
 
 
-def test_twelve_blocks_share_one_graph_and_schedules_make_no_other() -> None:
+def twelve_blocks_share_one_graph() -> None:
+    """And no schedule makes another; what is learnt is the same."""
     falling = {"linear": {"from": 0.01, "to": 0.001}}
     optimizer = {"use": "optim.adamw", "lr": falling, "weight_decay": falling, "beta1": {"linear": {"from": 0.8, "to": 0.9}}}
     config = base(model=model(12), optimizer=optimizer)
@@ -76,6 +77,16 @@ def test_twelve_blocks_share_one_graph_and_schedules_make_no_other() -> None:
     assert told == pytest.approx(plain, rel=1e-5)
     for name, tensor in values.items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=2e-3)  # Adam makes a whole step of a rounding near zero
+
+
+@pytest.mark.usefixtures("traced_only")
+def test_twelve_blocks_share_one_graph_and_schedules_make_no_other() -> None:
+    twelve_blocks_share_one_graph()
+
+
+@pytest.mark.rare  # half a minute of C++; what is ours are the graphs, which are traced above as they are here
+def test_twelve_blocks_learn_the_same_in_the_code_that_torch_makes_of_their_graph() -> None:
+    twelve_blocks_share_one_graph()
 
 
 @pytest.mark.usefixtures("traced_only")

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from drawn_streams import LOOKAHEAD, Scenario, scenarios
+from how_many import examples
 from hypothesis import Phase, given, settings
 from tiny_walks import drive, plan_of, watch_batches
 
@@ -18,7 +19,7 @@ from stackwise.plan.reads import declared_sizes, reads_of
 Delivered = list[list[tuple[str, list[int]]]]
 """Of one step: micro-batch → (source, entries of the row)."""
 
-MANY = settings(max_examples=60, phases=[Phase.explicit, Phase.generate])
+MANY = settings(max_examples=examples(60), phases=[Phase.explicit, Phase.generate])
 
 
 def read(machine: TrainingMachine, stop: int | None = None) -> Iterator[tuple[int, list[Any]]]:
@@ -52,7 +53,7 @@ def test_every_row_is_the_next_of_its_source_and_every_step_has_its_shape(scenar
     machine.data.end()
 
 
-@settings(max_examples=25, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=examples(25), phases=[Phase.explicit, Phase.generate])
 @given(scenarios())
 def test_no_entry_comes_twice_in_an_epoch_and_the_ledger_counts_what_came(scenario: Scenario) -> None:
     plan = plan_of(scenario.config())
@@ -102,7 +103,7 @@ def test_the_realised_mixture_lies_within_two_rows_of_the_declared_integral_at_e
     machine.data.end()
 
 
-@settings(max_examples=8, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=examples(8), phases=[Phase.explicit, Phase.generate])
 @given(scenarios())
 def test_training_sees_the_stream_that_the_plane_delivers(scenario: Scenario) -> None:
     expected = [(step, named(scenario, batches)) for step, batches in read(stackwise.assemble(plan_of(scenario.config())))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from copy import deepcopy
 from functools import cache
 from inspect import get_annotations
@@ -72,9 +73,9 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
         yield from _tensors(inner)
 
 
-def outcome(config: dict[str, Any], meanwhile: Callable[[], object] = lambda: None) -> Any:
+def outcome(config: dict[str, Any], meanwhile: Callable[[], object] = lambda: None, beside: tuple[str, ...] = ()) -> Any:
     """What a config leads to: every event without its duration, the final weights, the threads; or the refusal.
-    `meanwhile` is called after every event.
+    `meanwhile` is called after every event, and the run is left at the first event that is none of `beside`, where that is given.
 
     The plan's text is left out: it repeats what was declared, whether or not that has an effect.
     """
@@ -83,16 +84,19 @@ def outcome(config: dict[str, Any], meanwhile: Callable[[], object] = lambda: No
         machine = stackwise.assemble(plan)
     except StackwiseError as error:
         return type(error), str(error)
-    events: list[Any] = []
-    watch_batches(machine, lambda step, batches: events.extend((name, t.tolist()) for batch in batches for name, t in batch.items()))
+    events: list[str] = []
+    watch_batches(machine, lambda step, batches: events.extend(repr((name, t.tolist())) for batch in batches for name, t in batch.items()))
     try:
-        for event in machine.train():
-            events.append(event._replace(**dict.fromkeys({"seconds", "cpu_seconds"} & {*event._fields}, 0.0)))
-            meanwhile()
+        with closing(machine.train()) as walk:
+            for event in walk:
+                events.append(repr(event._replace(**dict.fromkeys({"seconds", "cpu_seconds"} & {*event._fields}, 0.0))))
+                meanwhile()
+                if beside and tuple(events) != beside[: len(events)]:
+                    return "went elsewhere", tuple(events)
     except StackwiseError as error:
-        return "stopped", str(error), repr(events)
+        return "stopped", str(error), tuple(events)
     digest = [(name, tensor.tolist()) for name, tensor in weights(machine).items()]
-    return plan.experiment.run.name, torch.get_num_threads(), repr(events), digest
+    return plan.experiment.run.name, torch.get_num_threads(), tuple(events), digest
 
 
 @cache
@@ -471,7 +475,7 @@ ROWS = [(key, *row) for key, rows in {**CORE, **OPTIONS}.items() for row in rows
 def test_another_value_leads_elsewhere_or_is_refused(key: str, make: Any, path: str, value: Any, texts: Path) -> None:
     expected = outcome_of_base(make)
     assert not isinstance(expected[0], type), f"the base of this row is refused: {expected[1]}"
-    found = outcome(laid(make(), path, value))
+    found = outcome(laid(make(), path, value), beside=expected[2])
     assert found != expected, f"{key} has no effect"
 
 

@@ -1,4 +1,4 @@
-"""What the arrays in files hold: read through at once, by a thread, or known from before."""
+"""What the arrays in files hold: read at once, read by a thread, or known from an earlier run."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Content:
 
 
 class ArrayContents:
-    """What one array holds, once it is read.
+    """The content of one array, once it is known.
 
     Args:
-        known: what it holds, where that is known.
-        read: reads it through; a thread does so at once where nothing is known.
+        known: its content, if it is known already.
+        read: reads the whole array; called in a thread at once if nothing is known.
     """
 
     def __init__(self, known: Content | None, read: Callable[[], Content]) -> None:
@@ -54,7 +54,7 @@ class ArrayContents:
 
     @property
     def failed(self) -> bool:
-        """Whether it could not be read."""
+        """Whether reading it failed."""
         return self._error is not None
 
     def _run(self) -> None:
@@ -77,14 +77,14 @@ class ArrayContents:
         return self.known
 
     def check(self, refuse: Callable[[Content], None], delivered: torch.Tensor) -> bool:
-        """Look at rows that are delivered before the array was read through; whether this was the last time.
+        """Check rows that are delivered before the whole array has been read. Returns whether no further check is needed.
 
         Args:
-            refuse: raises where a content is wrong.
+            refuse: raises an error for a content that is not allowed.
             delivered: entries of the array.
 
         Raises:
-            DataError: these rows, or by now the array, hold what they must not.
+            DataError: these rows, or the array as far as it has been read, hold values that are not allowed.
         """
         if self.known is None and self._error is None:
             try:
@@ -111,7 +111,7 @@ _READING: dict[str, ArrayContents] = {}
 
 
 def contents_of(array: StoredArray, read: Callable[[], Entries]) -> ArrayContents:
-    """What an array holds; a small one is read through at once.
+    """The content of an array; a small one is read at once.
 
     Args:
         array: where it lies.

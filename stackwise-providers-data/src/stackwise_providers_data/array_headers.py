@@ -35,7 +35,7 @@ class StoredArray:
     """Its name inside the file; None in npy files."""
     shape: ArrayShape
     offset: int | None
-    """Where its entries begin; None where they are compressed, or not in the order of C."""
+    """Byte at which its entries begin; None where they are compressed, or not in C order."""
     label: str
     """What messages call it."""
 
@@ -105,7 +105,7 @@ def _safetensors(path: Path, key: str | None, label: str) -> StoredArray:
 
 
 def _npy_header(file: IO[bytes], label: str) -> tuple[ArrayShape, bool, int]:
-    """Shape, whether entries stand in the order of C, and the bytes before them (numpy.lib.format)."""
+    """Shape, whether the entries are in C order, and the number of bytes before them (numpy.lib.format)."""
     magic = file.read(8)
     if magic[:6] != b"\x93NUMPY":
         raise ValueError("it does not begin like a numpy file")

@@ -15,7 +15,7 @@ from stackwise_providers_data.splits import part_for, part_of_split, readings, r
 
 @frozen(kw_only=True)
 class ArrayFilesOptions(RowOptions):
-    """Arrays in npy, npz or safetensors files: one integer array with one axis is a stream of tokens, all else are rows."""
+    """Arrays in npy, npz or safetensors files. A single integer array with one axis is a stream of tokens; anything else is rows."""
 
     files: Mapping[str, str] = option(doc="field → `a.npy`, `a.npz:key` or `a.safetensors:key`, from the working directory")
     documents: str | None = option(None, doc="for a stream: the array with the place where each document begins, from 0 and rising")
@@ -34,7 +34,7 @@ class ArrayFilesOptions(RowOptions):
         """Check that every option has an effect, and that fields and documents are named.
 
         Raises:
-            UserError: one has none, or they are not.
+            UserError: an option without effect, or fields or documents without names.
         """
         super().check()
         if not isinstance(self.files, Mapping) or not self.files:
@@ -61,7 +61,7 @@ class ArrayFilesOptions(RowOptions):
         """Whether the arrays are a stream of tokens.
 
         Raises:
-            UserError: they are rows, and an option speaks of a stream.
+            UserError: the arrays are rows, and an option is for streams only.
         """
         stream = is_token_stream({field: array.shape for field, array in arrays.items()})
         if not stream:

@@ -1,4 +1,4 @@
-"""Shapes of arrays of any make, read without importing torch."""
+"""Shapes of arrays of any library, read without importing torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refuse_unequal(option: str, shapes: Mapping[str, ArrayShape]) -> None:
     """Check that all fields have the same number of rows.
 
     Raises:
-        DataError: they have not.
+        DataError: the numbers differ.
     """
     rows = {name: array.sizes[0] for name, array in shapes.items()}
     if len(set(rows.values())) > 1:
@@ -77,7 +77,7 @@ def is_token_stream(shapes: Mapping[str, ArrayShape]) -> bool:
 
 
 def identity(arrays: Mapping[str, Any]) -> Any:
-    """What makes two sets of arrays the same: the objects, or for lists their values."""
+    """A key that is equal for equal sets of arrays: by the identity of the objects, or for lists by their values."""
     return [(name, array if isinstance(array, list | tuple) else id(array)) for name, array in arrays.items()]
 
 

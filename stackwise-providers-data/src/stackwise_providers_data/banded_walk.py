@@ -78,10 +78,10 @@ class BandedWalk:
     def advance(self, count: int) -> tuple[Indices, int]:
         """The units that hold the next `count` entries, and how many entries of the first lie before them.
 
-        What is left of a unit that was begun comes first, visible or not, so that every entry is read once.
+        The rest of a unit that was begun comes first, even if the unit is no longer visible, so that every entry is read once.
 
         Raises:
-            DataError: nothing repeats and the visible bands are read through.
+            DataError: the source does not repeat, and the visible bands are exhausted.
         """
         if self._begun is None and self.visible == self.bands:
             return self._ordinary.advance(count)
@@ -98,7 +98,7 @@ class BandedWalk:
         """Move `count` entries on.
 
         Raises:
-            DataError: nothing repeats and the visible bands are read through.
+            DataError: the source does not repeat, and the visible bands are exhausted.
         """
         self.advance(count)
 
@@ -113,7 +113,7 @@ class BandedWalk:
         """Go to the position of a `state_dict`.
 
         Raises:
-            DataError: there is no such position in these data.
+            DataError: these data have no such position.
         """
         counts, unit, offset = state.get("bands"), state.get("unit"), state.get("offset")
         whole = isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts) and len(counts) == self.bands
@@ -163,7 +163,7 @@ class BandedWalk:
         return bands
 
     def _next_of(self, band: int, count: int) -> Indices:
-        """Places within a band, its next `count`."""
+        """The next `count` places within a band."""
         order = self._orders[band]
         pieces: list[Indices] = []
         while count:

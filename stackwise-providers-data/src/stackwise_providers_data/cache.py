@@ -55,7 +55,7 @@ def obtain(name: str, build: Callable[[Path], Mapping[str, Any]]) -> tuple[Path,
     """The folder of an entry and its notes; the entry is built where it is missing or damaged.
 
     Args:
-        name: of the entry; it names everything that the content depends on.
+        name: key of the entry; it must contain everything that the content depends on.
         build: writes the files of the entry into a folder and returns notes that JSON can hold.
 
     Raises:
@@ -100,7 +100,7 @@ def remember(name: str, value: Mapping[str, Any]) -> None:
 
 
 def recall(name: str) -> dict[str, Any] | None:
-    """What `remember` kept, or None."""
+    """The value that `remember` kept, or None."""
     try:
         value = json.loads((cache_folder() / name).read_bytes())
     except (OSError, ValueError):
@@ -155,7 +155,7 @@ def _to_disk(path: Path) -> None:
 
 
 def _unwritable(folder: Path, *, private: bool = False) -> str | None:
-    """Why nothing can be written to a folder, which is made when it is missing; None where something can."""
+    """Why a folder cannot be written to; None if it can. A missing folder is created."""
     try:
         folder.mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
         if private and hasattr(os, "getuid") and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):

@@ -73,7 +73,7 @@ class Conversations(RecordDocuments):
 def open_conversations(documents: Conversations, part: Part) -> Corpus:
     """The tokens of a part, a document a conversation, with `loss_mask` beside them: true on what the assistant wrote.
 
-    A token counts that lies in what the assistant wrote or partly in it.
+    A token counts if at least a part of it was written by the assistant.
 
     Raises:
         DataError: records that hold no conversation, or that cannot be tokenized.
@@ -161,7 +161,7 @@ def _messages(place: str, record: Mapping[str, Any], field: str) -> list[Message
     """The conversation of a record.
 
     Raises:
-        DataError: it is none.
+        DataError: the record holds no conversation.
     """
     if field not in record:
         raise DataError(f"{place}: there is no field '{field}'; this one has {', '.join(map(str, record)) or 'none'}")
@@ -175,7 +175,7 @@ def _messages(place: str, record: Mapping[str, Any], field: str) -> list[Message
 
 
 def _tools(place: str, record: Mapping[str, Any]) -> Tools:
-    """What the assistant may call in a conversation; None where the record names nothing.
+    """The tools that the assistant may call in a conversation; None where the record lists none.
 
     Raises:
         DataError: it is not a list of maps.

@@ -52,10 +52,10 @@ Template = str | TemplateOptions | None
 
 
 def check_template(template: Template, tokenizer: TokenizerChoice) -> None:
-    """Check that a template that is given by name is there, and that a tokenizer that is to bring one can.
+    """Check that a template given by name exists, and that the tokenizer that should contain one can contain it.
 
     Raises:
-        UserError: it is not, or cannot.
+        UserError: there is no such template, or the tokenizer cannot contain one.
     """
     if isinstance(template, str) and template != CHATML:
         raise UserError(f"template: there is none named {template!r}: write chatml, {{file: path}} or {{text: …}}")
@@ -64,10 +64,10 @@ def check_template(template: Template, tokenizer: TokenizerChoice) -> None:
 
 
 def check_brings_template(tokenizer: TokenizerChoice) -> None:
-    """Check that the tokenizer of a new run is a folder or another run where its template is used: a run keeps what it takes from there.
+    """Check that a new run that uses the template of its tokenizer gets it from a folder or another run: it is kept with the run.
 
     Raises:
-        DataError: it is a file alone.
+        DataError: the tokenizer is a single file.
     """
     named = None if isinstance(tokenizer, str) or tokenizer.kept is not None else tokenizer.file
     if named is not None and Path(named).is_file():
@@ -104,7 +104,7 @@ def open_template(template: Template, tokenizer: TokenizerChoice) -> ChatTemplat
 
 @cache
 def _tell_another(label: str) -> None:
-    """Say once that a template of the tokenizer's own is not the one that is used."""
+    """Warn once that the tokenizer has a template of its own that is not used."""
     print(
         f"data: {label} brings a chat template, and `template: chatml` is used in its place: leave `template` out to use it",
         file=sys.stderr,

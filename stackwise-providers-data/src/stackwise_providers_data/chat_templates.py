@@ -24,7 +24,7 @@ from stackwise import DataError, UserError
 Message = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]] | None
 Span = tuple[int, int]
-"""First character and the one after the last."""
+"""Index of the first character, and of the one after the last."""
 
 RESERVED = _BEGIN, _END = "\ufdd0", "\ufdd1"
 """Around what a template marks as generated: code points that no text may hold (Unicode, chapter 23.7)."""
@@ -45,7 +45,7 @@ class _Generation(Extension):
 
 
 class Refusal(TemplateError):
-    """What a template says by `raise_exception`."""
+    """The message of a template's `raise_exception`."""
 
 
 def _raise(message: str) -> None:
@@ -80,7 +80,7 @@ class ChatTemplate:
     def __init__(self, source: str, label: str, tokens: Mapping[str, str]) -> None:
         self.label, self._tokens = label, dict(tokens)
         self.digest = hashlib.sha256(json.dumps([source, sorted(self._tokens.items())]).encode()).hexdigest()
-        """What the text of a conversation depends on."""
+        """Digest of everything that the text of a conversation depends on."""
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[LoopControlExtension, _Generation])
         environment.filters["tojson"] = _tojson
         environment.globals |= {"raise_exception": _raise, "strftime_now": _TODAY.strftime}
@@ -91,7 +91,7 @@ class ChatTemplate:
             raise UserError(f"{label} is not a chat template: {fault}") from fault
         marks = (data.data for output in tree.find_all(nodes.Output) for data in output.nodes if isinstance(data, nodes.TemplateData))
         self.marks_generation = _BEGIN in marks
-        """Whether it says itself what the assistant writes."""
+        """Whether the template marks what the assistant writes (`{% generation %}`)."""
 
     def render(self, messages: Sequence[Message], place: str, tools: Tools = None) -> Rendered:
         """A conversation and the assistant's part in it.
@@ -150,7 +150,7 @@ class ChatTemplate:
 
 
 def _shows(text: str, message: Message) -> bool:
-    """Whether a text holds a message, as it is or as JSON; of what the assistant says its last word, as templates leave reasoning out."""
+    """Whether a text contains a message, literally or as JSON; for the assistant only its last word, because reasoning may be left out."""
     content = str(message.get("content") or "").strip()
     if message["role"] == "assistant":
         text, content = text.casefold(), content.casefold().rpartition(" ")[2]
@@ -158,14 +158,14 @@ def _shows(text: str, message: Message) -> bool:
 
 
 def _turn_length(turn: str, content: str) -> int:
-    """Characters of a turn up to the token that ends it; where none does, the white space after is what ends it."""
+    """Characters of a turn up to and including the token that ends it, or the white space after it where there is no such token."""
     ended = turn.rstrip()
     text = content.strip()
     return len(turn) if not ended or (text and ended.endswith(text)) else len(ended)
 
 
 def _marked(text: str) -> Rendered:
-    """A text without its marks, and what lay between them."""
+    """A text without its marks, and the spans between them."""
     plain, spans, size = [], [], 0
     for i, piece in enumerate(text.replace(_END, _BEGIN).split(_BEGIN)):
         plain.append(piece)

@@ -33,7 +33,7 @@ from stackwise_providers_data.tokenizer_options import TokenizerChoice
 _IN_MEMORY_BYTES = 64 << 20
 _BATCH_BYTES, _BATCH_DOCUMENTS = 4 << 20, 1024
 _AHEAD = 2
-"""Batches that are tokenized while an earlier one is laid out."""
+"""Number of batches that are tokenized while an earlier one is stored."""
 _RACY_NS = 2 * 10**9
 _FORMAT = 2
 

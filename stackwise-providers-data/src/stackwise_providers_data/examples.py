@@ -1,4 +1,4 @@
-"""Rows of examples whose texts belong together: a text and its class, a prompt and its response, two responses to compare."""
+"""Rows that hold one example each: a text and its class, a prompt and its response, or two responses to compare."""
 
 from __future__ import annotations
 

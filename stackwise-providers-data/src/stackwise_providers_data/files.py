@@ -10,7 +10,8 @@ import glob
 import os
 import re
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +74,22 @@ def globbed_names(paths: Sequence[str]) -> list[str]:
         DataError: as `globbed`.
     """
     local = globbed([path for path in paths if not is_url(path)])
-    return sorted([*(str(path.resolve()) for path in local.values()), *(path for path in paths if is_url(path))])
+    return sorted([*_resolved(local.values()), *(path for path in paths if is_url(path))])
+
+
+def _resolved(paths: Iterable[Path]) -> list[str]:
+    """The resolved path of each file; a folder that holds many of them is resolved once."""
+    folders: dict[Path, str] = {}
+    resolved = []
+    for path in paths:
+        if path.is_symlink():
+            resolved.append(os.path.realpath(path))
+            continue
+        folder = path.parent
+        if (real := folders.get(folder)) is None:
+            real = folders[folder] = os.path.realpath(folder)
+        resolved.append(os.path.join(real, path.name))  # noqa: PTH118 - for tens of thousands of files
+    return resolved
 
 
 def _refuse_two_paths(files: Mapping[str, Path]) -> None:
@@ -120,13 +136,17 @@ def parquet_files(folder: str, part: str) -> tuple[str, ...] | None:
     return tuple(glob.escape(str(path)) for path in chosen)
 
 
-def stdlib_files() -> dict[str, Path]:
+def stdlib_files() -> Mapping[str, Path]:
     """Every `.py` file of the running Python's library by its path inside it, the library's tests left out.
 
     Raises:
         DataError: no sources where the library says they are.
     """
-    root = Path(sysconfig.get_path("stdlib"))
+    return _sources_in(Path(sysconfig.get_path("stdlib")))
+
+
+@cache
+def _sources_in(root: Path) -> Mapping[str, Path]:
     files: dict[str, Path] = {}
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in _LEFT_OUT]
@@ -154,11 +174,15 @@ class FileDocuments:
     heldout: float
     """Share that is held out."""
 
+    @cached_property
+    def _heldout(self) -> frozenset[str]:
+        """The paths whose hash holds them out."""
+        return frozenset(path for path in self.by_path if is_heldout(path, self.heldout))
+
     @property
     def by_blocks(self) -> bool:
         """Whether files are cut, because their hashes put all of them on one side."""
-        heldout = [is_heldout(path, self.heldout) for path in self.by_path]
-        return 0 < self.heldout < 1 and (all(heldout) or not any(heldout))
+        return 0 < self.heldout < 1 and len(self._heldout) in {0, len(self.by_path)}
 
     @property
     def noun(self) -> str:
@@ -173,7 +197,7 @@ class FileDocuments:
         """
         paths, by_blocks = sorted(self.by_path), self.by_blocks
         if not by_blocks:
-            paths = [path for path in paths if is_in(part, heldout=is_heldout(path, self.heldout))]
+            paths = [path for path in paths if is_in(part, heldout=path in self._heldout)]
         documents: list[Stretch] = []
         for path in (self.by_path[path] for path in paths):
             try:
@@ -198,8 +222,9 @@ class FileDocuments:
     def readings(self, part: Part) -> list[Reading]:
         """What is read of each file for a part."""
         if self.by_blocks:
-            return readings([str(path.resolve()) for path in self.files()], part, self.heldout, ("blocks", self.heldout))
-        return [Reading(str(path.resolve())) for name, path in self.by_path.items() if is_in(part, heldout=is_heldout(name, self.heldout))]
+            return readings(_resolved(self.files()), part, self.heldout, ("blocks", self.heldout))
+        paths = (path for name, path in self.by_path.items() if is_in(part, heldout=name in self._heldout))
+        return [Reading(path) for path in _resolved(paths)]
 
     def files(self) -> list[Path]:
         """All files."""

@@ -9,11 +9,11 @@ DIGEST = "sha256"
 
 
 class LateFingerprint(Mapping[str, Any]):
-    """A fingerprint that waits for the digest when it is read, and for nothing else.
+    """A fingerprint that waits for the digest only when the digest is read.
 
     Args:
-        facts: what is known at once.
-        digest: waits and gives the sha256.
+        facts: the entries that are known at once.
+        digest: waits for the sha256 and returns it.
     """
 
     def __init__(self, facts: Mapping[str, Any], digest: Callable[[], str]) -> None:

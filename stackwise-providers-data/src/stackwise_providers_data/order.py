@@ -1,4 +1,4 @@
-"""The order in which pages or rows are read: a permutation an epoch, and a cursor."""
+"""The order in which pages or rows are read: a permutation for each epoch, and a cursor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK = 4096
 
 
 class Order:
-    """Things 0..n-1, over and over, each epoch in an order of its own.
+    """The indices 0..n-1 over and over, in a new order each epoch.
 
     Only a chunk of the order is held at a time, so that memory does not grow with n.
 
@@ -32,7 +32,7 @@ class Order:
         self._chunk: Indices = np.empty(0, dtype=np.int64)
 
     def pieces(self, epoch: int, first: int, stop: int) -> Iterator[Indices]:
-        """The things at places first..stop-1 of an epoch, stop at most n, in pieces."""
+        """The indices at places first..stop-1 of an epoch (stop at most n), in pieces."""
         while first < stop:
             chunk = self._chunk_of(epoch, first // _CHUNK)
             offset = first % _CHUNK
@@ -91,7 +91,7 @@ class Cursor:
         """Go to the position of a `state_dict`.
 
         Raises:
-            DataError: there is no such position in these data.
+            DataError: these data have no such position.
         """
         epoch, position = state.get("epoch"), state.get("position")
         if set(state) != {"epoch", "position"} or not isinstance(epoch, int) or not isinstance(position, int):

@@ -20,7 +20,7 @@ _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 class Permutation:
-    """Order number `epoch` of `count` things; a pure function of (seed, epoch, index).
+    """The order of `count` indices in an epoch; a pure function of (seed, epoch, index).
 
     Args:
         count: n, at least 1.
@@ -35,7 +35,7 @@ class Permutation:
         self._keys = np.random.SeedSequence([seed % 2**64, epoch]).generate_state(_ROUNDS, np.uint64)
 
     def __call__(self, indices: Indices) -> Indices:
-        """Places 0..n-1 → the things that stand there, int64 of the same shape."""
+        """Places (0..n-1) → the indices at these places, int64 of the same shape."""
         values = self._encrypt(indices.astype(np.uint64))
         while len(outside := np.flatnonzero(values >= self.count)):
             values[outside] = self._encrypt(values[outside])

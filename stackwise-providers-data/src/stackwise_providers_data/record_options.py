@@ -38,10 +38,10 @@ _MODES: dict[frozenset[str], Mode] = {
 
 
 def check_classes(classes: tuple[str, ...] | None) -> None:
-    """Check that classes are told apart.
+    """Check that the classes have different names.
 
     Raises:
-        UserError: one is named twice, or none is.
+        UserError: a class is named twice, or there is none.
     """
     if classes is not None and (not classes or len(set(classes)) < len(classes)):
         raise UserError(f"classes: {list(classes)}: name at least one, and each once")
@@ -79,7 +79,7 @@ class RecordOptions(TextOptions, ABC):
         """Check that the fields make an example together, and that every option has an effect.
 
         Raises:
-            UserError: they do not, or one has none.
+            UserError: fields that make no example, or an option without effect.
         """
         mode = self.mode
         check_tokenizer(self.tokenizer)
@@ -115,7 +115,7 @@ class RecordOptions(TextOptions, ABC):
         """What the named fields are together.
 
         Raises:
-            UserError: they make no example.
+            UserError: the fields make no example.
         """
         named = frozenset(key for key in _FIELDS if getattr(self, key))
         if named not in _MODES:
@@ -130,7 +130,7 @@ class RecordOptions(TextOptions, ABC):
 
     @property
     def is_padded(self) -> bool:
-        """Whether a row holds one document; conversations stand one a row where nothing is said."""
+        """Whether each row holds one document. For conversations this is the default."""
         return super().is_padded or (self.rows is None and self.messages is not None)
 
     def to_spec(self) -> BatchSpec:
@@ -162,7 +162,7 @@ class RecordOptions(TextOptions, ABC):
 
         Raises:
             UserError: a library is missing.
-            DataError: nothing lies there.
+            DataError: there are no such files.
         """
 
     def documents(self) -> RecordDocuments:
@@ -170,7 +170,7 @@ class RecordOptions(TextOptions, ABC):
 
         Raises:
             UserError: a library is missing.
-            DataError: nothing lies there.
+            DataError: there are no such files.
         """
         from stackwise_providers_data.records import RecordDocuments  # reads the data
 
@@ -185,14 +185,14 @@ class RecordOptions(TextOptions, ABC):
         """Names of the files that are read.
 
         Raises:
-            DataError: nothing lies there.
+            DataError: there are no such files.
         """
 
     def readings(self, split: str, whole: bool) -> Iterable[Reading]:
         """What is read of each file: records are held out by a hash of the fields that are read of them.
 
         Raises:
-            DataError: nothing lies there.
+            DataError: there are no such files.
         """
         return readings(self.places(), part_for(split, whole, self.heldout), self.share, self.wanted)
 
@@ -280,7 +280,7 @@ class HfDatasetOptions(RecordOptions):
     )
 
     def records(self) -> Records:
-        """The rows of the dataset, or of the Parquet files of a folder that is none.
+        """The rows of the dataset, or of the Parquet files in a folder that is not a saved dataset.
 
         Raises:
             UserError: the library that reads them is not installed.

@@ -46,7 +46,7 @@ class RowOptions:
         """Check that every option has an effect.
 
         Raises:
-            UserError: one has none.
+            UserError: an option without effect.
         """
         for key in ("pad", "overflow"):
             if not self.is_padded and getattr(self, key) is not None:

@@ -57,7 +57,7 @@ class TableOptions(RecordOptions, ABC):
         """Check that the columns make an example together, and that every option has an effect.
 
         Raises:
-            UserError: they do not, or one has none.
+            UserError: fields that make no example, or an option without effect.
         """
         if not self.is_table:
             self._refuse(("missing", "unknown"), "examples without numbers and categories")
@@ -102,7 +102,7 @@ class TableOptions(RecordOptions, ABC):
         """What the named columns are together.
 
         Raises:
-            UserError: they make no example.
+            UserError: the fields make no example.
         """
         return "table" if self.is_table else super().mode
 
@@ -149,7 +149,7 @@ class TableOptions(RecordOptions, ABC):
 
         Raises:
             UserError: a library is missing.
-            DataError: nothing lies there.
+            DataError: there are no such files.
         """
         return self.table() if self.is_table else super().documents()
 
@@ -158,7 +158,7 @@ class TableOptions(RecordOptions, ABC):
 
         Raises:
             UserError: a library is missing.
-            DataError: nothing lies there.
+            DataError: there are no such files.
         """
         from stackwise_providers_data.tables import TableDocuments  # reads the data
 

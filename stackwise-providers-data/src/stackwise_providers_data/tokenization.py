@@ -24,7 +24,7 @@ class TextTokenizer(Protocol):
     key: str
     """What the ids depend on."""
     vocabulary: str
-    """Which text each id stands for; equal for tokenizers that differ in their separator alone."""
+    """Names the vocabulary: equal for tokenizers that differ only in their separator."""
 
     def encode(self, documents: Sequence[Document]) -> list[npt.NDArray[Any]]: ...
 

@@ -80,7 +80,7 @@ class TokenizerFile:
         """The id of the token in a role (`bos`, `eos`, `pad`, …); None where no file names it.
 
         Raises:
-            DataError: the file names a token that the vocabulary has not.
+            DataError: the file names a token that is not in the vocabulary.
         """
         named = self.settings.get(f"{name}_token")
         token = named.get("content") if isinstance(named, Mapping) else named
@@ -94,7 +94,7 @@ class TokenizerFile:
         """The id of a token, given by itself or by its role.
 
         Raises:
-            DataError: it is neither.
+            DataError: the vocabulary has no such token, and no file names such a role.
         """
         id = self.ids.get(token)
         id = self.role(token) if id is None and token in _ROLES else id
@@ -111,15 +111,19 @@ def vocabulary_name(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def tokenizer_in(files: Mapping[str, bytes], label: str) -> TokenizerFile:
-    """The tokenizer that some files make.
+def tokenizer_in(tokenizer: Tokenizer) -> TokenizerFile:
+    """The tokenizer that the files of a run make.
 
     Raises:
-        DataError: there is no `tokenizer.json` among them.
+        DataError: there is no `tokenizer.json` among them, or it is that of another vocabulary, whose ids the model does not know.
     """
-    if JSON not in files:
-        raise DataError(f"{label} has no {JSON} but {', '.join(sorted(files)) or 'nothing'}: put the file back")
-    return TokenizerFile(label, files)
+    if JSON not in tokenizer.files:
+        raise DataError(f"the tokenizer of the run has no {JSON} but {', '.join(sorted(tokenizer.files)) or 'nothing'}: put the file back")
+    file = TokenizerFile("the tokenizer of the run", tokenizer.files)
+    if file.vocabulary != tokenizer.vocabulary:
+        what = f"is to be the vocabulary {tokenizer.vocabulary}, and its {JSON} is {file.vocabulary}"
+        raise DataError(f"{file.label} {what}: put the file back")
+    return file
 
 
 def tokenizer_at(path: str) -> TokenizerFile:

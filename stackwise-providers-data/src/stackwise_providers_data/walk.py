@@ -5,13 +5,14 @@ A unit is a page of tokens, a document or a row; `size` is its number of entries
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from stackwise import BatchSpec, DataError, EpochSize, UserError
+from stackwise_providers_data.mapped_files import MappedFile
 from stackwise_providers_data.order import Cursor, Order
 from stackwise_providers_data.permutation import Indices
 
@@ -87,7 +88,7 @@ class EpochWalk:
         """The units that hold the next `count` entries, and how many entries of the first lie before them.
 
         Raises:
-            DataError: nothing repeats and the epoch is over.
+            DataError: the source does not repeat, and the epoch is over.
         """
         size = self._size
         before = self._cursor.position % size
@@ -102,7 +103,7 @@ class EpochWalk:
         """Move `count` entries on.
 
         Raises:
-            DataError: nothing repeats and the epoch is over.
+            DataError: the source does not repeat, and the epoch is over.
         """
         self._cursor.advance(count)
 
@@ -118,10 +119,10 @@ class EpochWalk:
         return self._cursor.epoch == 0 and self._cursor.position == 0
 
     def apply_values(self, values: Mapping[str, float]) -> None:
-        """Check that everything is exposed.
+        """Check that all of the data are exposed.
 
         Raises:
-            UserError: less is asked for, and there is no ranking to say which.
+            UserError: an exposure below 1, without a difficulty that ranks the data.
         """
         if values.get("exposed", 1.0) < 1.0 and not self._always_whole:
             raise UserError(f"{self._name}: exposed is {values['exposed']:g}, but nothing ranks the data: name a difficulty to rank it by")
@@ -134,13 +135,13 @@ class EpochWalk:
         """Go to the position of a `state_dict`.
 
         Raises:
-            DataError: there is no such position in these data.
+            DataError: these data have no such position.
         """
         self._cursor.load_state_dict(state)
 
 
 class WalkedLoader:
-    """What loaders share whose read position is that of a walk.
+    """The base of all loaders whose read position is that of a walk.
 
     Args:
         walk: the way through the data.
@@ -153,12 +154,21 @@ class WalkedLoader:
         self.name = name
         self._walk, self._spec, self._fingerprint = walk, spec, fingerprint
         self._watched: dict[str, Callable[[torch.Tensor], bool]] = {}
+        self._maps: tuple[MappedFile, ...] = ()
+
+    def hold_to(self, maps: Iterable[MappedFile]) -> None:
+        """Have files looked at before each batch that is read through maps of them."""
+        self._maps = tuple(maps)
+
+    def _hold(self) -> None:
+        for each in self._maps:
+            each.check()
 
     def watch(self, checks: Mapping[str, Callable[[torch.Tensor], bool]]) -> None:
-        """Have each batch looked at on its way out.
+        """Check each batch before it is delivered.
 
         Args:
-            checks: field → raises where its entries must not be delivered; returns whether it need not be asked again.
+            checks: field → a function that raises for entries that must not be delivered; returns whether it need not be called again.
         """
         self._watched = dict(checks)
 
@@ -183,7 +193,7 @@ class WalkedLoader:
         """Set how much of the data is `exposed`.
 
         Raises:
-            UserError: less than all of it, where no difficulty ranks it.
+            UserError: an exposure below 1, without a difficulty that ranks the data.
         """
         self._walk.apply_values(values)
 
@@ -204,7 +214,7 @@ class WalkedLoader:
         """Go to the position of a `state_dict`.
 
         Raises:
-            DataError: there is no such position in these data.
+            DataError: these data have no such position.
         """
         self._walk.load_state_dict(state)
 

@@ -21,7 +21,7 @@ from stackwise_providers_transformer.projection import Projection
 from stackwise_providers_transformer.rotary import Rotation, rotate
 
 Seen = torch.Tensor | Documents
-"""What is added to the scores, or the documents that attention stays inside of."""
+"""What is added to the scores, or the documents within which attention stays."""
 
 
 class Attention(nn.Module):
@@ -42,7 +42,7 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = self._norm(options, self.heads), self._norm(options, self.kv_heads)
         self.output = Projection(self.heads * self.features, options.width, std=options.residual_std, bias=biases.output)
         self.cache: KeyValueCache | None = None
-        """Keys and values of the positions before those that come, while a row grows."""
+        """Keys and values of the earlier positions, while a row is generated."""
 
     def _norm(self, options: DecoderOptions, heads: int) -> Norm | None:
         if not options.qk_norm:
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         return mixed
 
     def _normed(self, norm: Norm, x_BNTH: torch.Tensor) -> torch.Tensor:
-        """The norm in the precision of its weight, which autocast leaves as it is; of each head, or of all heads as one vector."""
+        """The norm, of each head or of all heads as one vector, in the precision of its weight, which autocast does not change."""
         if self.whole_norm:
             together_BTX = x_BNTH.transpose(1, 2).flatten(2)
             normed_BTX: torch.Tensor = norm(together_BTX.to(norm.weight.dtype))
@@ -86,7 +86,7 @@ class Attention(nn.Module):
         return attend_precisely(partial(self._mixed, mask_B1TT), q_BNTH, k_BKTH, v_BKTH)
 
     def _mixed(self, mask_B1TT: torch.Tensor | None, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> torch.Tensor:
-        """The values mixed by the softmax, in one precision."""
+        """softmax(q·k)·v, with all inputs in one precision."""
         causal = self.causal and mask_B1TT is None and q_BNTH.shape[2] == k_BKTH.shape[2]  # the last position alone sees all
         if self.cap is not None:
             return _capped(q_BNTH, k_BKTH, v_BKTH, mask_B1TT, causal=causal, scale=self.scale, cap=self.cap)
@@ -116,7 +116,7 @@ def _capped(
     scale: float | None,
     cap: float,
 ) -> torch.Tensor:
-    """Attention whose scores stay within ±cap, which no kernel of torch computes."""
+    """Attention whose scores are limited to ±cap; torch has no kernel for it."""
     shared = q_BNTH.shape[1] // k_BKTH.shape[1]
     if shared > 1:
         k_BKTH, v_BKTH = k_BKTH.repeat_interleave(shared, dim=1), v_BKTH.repeat_interleave(shared, dim=1)

@@ -13,10 +13,10 @@ Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def attend_precisely(mix: Mix, q_BNTH: torch.Tensor, k_BKTH: torch.Tensor, v_BKTH: torch.Tensor) -> torch.Tensor:
-    """Mix values in the precision of v; on a CPU in float32 or better, because its kernels of low precision are slow.
+    """Attention in the precision of v; on a CPU in float32 or better, because its low-precision kernels are slow.
 
     Args:
-        mix: of queries, keys and values in one precision.
+        mix: computes attention from queries, keys and values of one precision.
         q_BNTH: queries, of any floating dtype, as keys are.
         k_BKTH: keys.
         v_BKTH: values, whose dtype the result has.

@@ -1,4 +1,4 @@
-"""Growth tensor by tensor, said axis by axis: what becomes of one dimension is written once, for all tensors that share it."""
+"""Growth of tensors axis by axis: the map of one dimension is written once, for all tensors that share it."""
 
 from __future__ import annotations
 

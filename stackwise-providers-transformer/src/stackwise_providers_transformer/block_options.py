@@ -53,7 +53,7 @@ SCALING_NEEDS = {
     "llama3": ("original", "low", "high"),
     "yarn": ("original",),
 }
-"""Kind of rotary scaling → the options that it needs beside `factor`."""
+"""Kind of rotary scaling → the options that it needs in addition to `factor`."""
 
 _YARN_ONLY = ("fast", "slow", "temperature", "truncate")
 
@@ -91,7 +91,7 @@ class RotaryScaling:
 
 @frozen(kw_only=True)
 class RotaryOptions:
-    """How queries and keys are turned by their positions."""
+    """How queries and keys are rotated by their positions."""
 
     base: float | None = option(None, doc="base of the wavelengths, in positions; 10000 when left out", minimum=1)
     share: float = option(1.0, doc="share of a head's features that turn, from the first on", minimum=0, maximum=1)
@@ -111,7 +111,7 @@ class RotaryOptions:
 
 @frozen(kw_only=True)
 class WindowOptions:
-    """Blocks that see near positions only."""
+    """Blocks that attend to nearby positions only."""
 
     size: int = option(
         doc="positions that an entry sees under causality, itself included; where it looks both ways, the distance to the farthest plus 1",
@@ -130,7 +130,7 @@ class WindowOptions:
 
 @frozen(kw_only=True)
 class ExpertOptions:
-    """Several MLPs in the place of each, of which a router chooses a few for every position."""
+    """Several MLPs in place of each one; a router chooses a few of them for every position."""
 
     count: int = option(doc="experts of a block", minimum=2, maximum=4096)
     active: int = option(2, doc="experts that a position is sent to", minimum=1)
@@ -152,18 +152,18 @@ class ExpertOptions:
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """What a config weighs: the load balance and the size of the router's scores."""
+        """Names of the losses that a config can weight: load balance, and size of the router's logits."""
         return ("balance", "z")
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is reported beside: the share of choices that found no room."""
+        """Names of the metrics: the share of choices dropped for lack of capacity."""
         return () if self.capacity is None else ("dropped",)
 
 
 @frozen(kw_only=True)
 class ScoreOptions:
-    """What is done to q·k before the softmax."""
+    """How the scores q·k are changed before the softmax."""
 
     scale: float | None = option(None, doc="factor on q·k; 1 / sqrt(features of a head) when left out", minimum=0)
     cap: float | None = option(None, doc="scores s become cap · tanh(s / cap) (arXiv 2408.00118, section 2); as they are when left out")
@@ -177,7 +177,7 @@ def check_pattern(name: str, blocks: tuple[bool, ...] | None) -> None:
     """Refuse a list of blocks that is empty or names none.
 
     Raises:
-        UserError: so it is.
+        UserError: the list is empty or names no block.
     """
     if blocks is not None and not any(blocks):
         raise UserError(f"{name}: no block is true: leave the group out, or set at least one block to true")

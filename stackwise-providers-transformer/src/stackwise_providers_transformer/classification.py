@@ -46,7 +46,7 @@ class Classification:
         return self.options.to_spec()
 
     def prepare(self, batch: Mapping[str, torch.Tensor], moment: Moment, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """The row as it is, images and features in float32; label [B] int64.
+        """The row unchanged, with images and features in float32; label [B] int64.
 
         Raises:
             UserError: rows of several texts, which have one label.

@@ -14,7 +14,7 @@ _MASK = TensorSpec("batch time", "bool")
 _VECTOR = TensorSpec("batch vector")
 
 OTHER = "other_"
-"""What stands before the names of the fields of the second view."""
+"""Prefix of the field names of the second view."""
 
 
 @frozen(kw_only=True)

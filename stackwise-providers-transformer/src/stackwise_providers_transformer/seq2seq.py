@@ -122,7 +122,7 @@ class Seq2Seq:
 
 
 def _as_prefix(tokens: torch.Tensor, prefix: torch.Tensor, mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """A row in which every entry from `prefix` on is predicted by those before it."""
+    """A row in which every entry from `prefix` on is predicted from those before it."""
     place = torch.arange(1, tokens.shape[1], device=tokens.device)
     counted = place >= prefix[:, None]
     prepared = {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "prefix": prefix, "counted": counted}

@@ -1,4 +1,4 @@
-"""Files to begin with, as `stackwise init` writes them: each trains as it stands, on sample data where it needs any."""
+"""Config files that `stackwise init` writes: each can be trained as it is, on sample data if it needs any."""
 
 from __future__ import annotations
 

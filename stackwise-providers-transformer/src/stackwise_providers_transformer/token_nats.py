@@ -14,17 +14,17 @@ from stackwise import LinearOutput
 from stackwise_providers_transformer.linear_nats import linear_nats
 
 IGNORED = -100
-"""A target that is none."""
+"""Marks a position without a target."""
 
 LARGE = 2**24
-"""Logits that are not made at once: more entries than these, 64 MB in float32, are summed over in chunks."""
+"""Logits with more entries than this (64 MB in float32) are not computed at once but summed in chunks."""
 
 Logits = torch.Tensor | LinearOutput
-"""[..., V], made or not."""
+"""[..., V], as a tensor or as a product that is not computed yet."""
 
 
 class TokenNats(NamedTuple):
-    """What every token costs."""
+    """The loss of every token."""
 
     nats: torch.Tensor
     """-log p of the target in float32, [...]; 0 where there is none."""
@@ -39,7 +39,7 @@ def token_nats(logits: Logits, targets: torch.Tensor, *, without: int | None = N
         logits: [..., V]; a product with more than `LARGE` entries is never made as a whole, and only for tokens with a target.
         targets: int64 [...], below V, or -100 for none.
         without: an id whose logit is -inf.
-        guesses: whether anybody asks for `right`.
+        guesses: whether `right` is wanted.
     """
     if isinstance(logits, LinearOutput) and _is_large(logits):
         return _in_chunks(logits, targets, without, guesses=guesses)
@@ -81,7 +81,7 @@ def summed_by_row(logits: Logits, targets_BT: torch.Tensor, counted_BT: torch.Te
 
 
 def as_tensor(logits: Logits) -> torch.Tensor:
-    """Logits that are made."""
+    """Logits as a tensor."""
     return logits.tensor() if isinstance(logits, LinearOutput) else logits
 
 
@@ -90,7 +90,7 @@ def _is_large(logits: LinearOutput) -> bool:
 
 
 def _in_chunks(logits: LinearOutput, targets: torch.Tensor, without: int | None, *, guesses: bool) -> TokenNats:
-    """The same a few tokens at a time; tokens without a target cost nothing."""
+    """The same, a few tokens at a time; tokens without a target are left out."""
     flat_N = targets.flatten()
     hidden_ND = logits.hidden.flatten(0, -2)
     places_C = (flat_N != IGNORED).nonzero()[:, 0]

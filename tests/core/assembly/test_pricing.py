@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_walks import base, drive, machine_of, moments, plan_of, problems_of
@@ -30,7 +31,7 @@ def matrices(depth: int) -> int:
     return depth * (3 * WIDTH * WIDTH + WIDTH * WIDTH + 2 * WIDTH * FF) + WIDTH * VOCAB
 
 
-@settings(max_examples=6)
+@settings(max_examples=examples(6))
 @given(st.integers(1, 4), st.booleans())
 def test_parameters_are_those_of_the_closed_form_and_of_the_real_model(depth: int, tied: bool) -> None:
     config = decoder(depth)

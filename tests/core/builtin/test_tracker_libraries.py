@@ -45,6 +45,7 @@ def python(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.rare  # a minute; what trackers have in common is tried with core.tensorboard, in test_tensorboard.py
 def test_trackers_conform_and_their_own_readers_find_every_scalar(python: Path, tmp_path: Path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV", "WANDB", "MLFLOW"))}
     environment |= {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_TRACKING_URI": f"file:{tmp_path}/store"}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from how_many import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +36,7 @@ keys = st.sampled_from(WORDS) | st.text(max_size=5)
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 leaves = st.none() | st.booleans() | numbers | st.text(max_size=8) | st.sampled_from(["5%", "3 steps"])
 values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4), max_leaves=12)
-quiet = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quiet = settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def try_text(tmp_path: Path, text: str, *overrides: str) -> None:
@@ -88,7 +89,7 @@ def places(tree: Any) -> list[list[Any]]:
 TREE = yaml.safe_load(SEED)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.sampled_from(places(TREE)[1:]), values)
 def test_any_value_in_any_place(path: list[Any], value: Any) -> None:
     try:
@@ -103,7 +104,7 @@ def test_any_value_in_any_place(path: list[Any], value: Any) -> None:
                 phase.locate(ref.path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.dictionaries(keys, values, max_size=5) | st.dictionaries(st.sampled_from(["select", "every", "batches"]), values))
 def test_any_options(raw: dict[str, Any]) -> None:
     for cls in (RunConfig, DataConfig, EvaluateConfig):

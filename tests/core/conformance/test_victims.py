@@ -40,6 +40,14 @@ def test_every_kind_has_a_sound_component() -> None:
 
 @pytest.mark.filterwarnings("ignore::stackwise.host.provider.StateChanged")  # a run puts right what the victim does, and says so
 @pytest.mark.parametrize("name", VICTIMS)
+def test_a_victim_fails_its_check(name: str) -> None:
+    failed = failures(*VICTIMS[name], name)
+    assert failed[name].strip()
+
+
+@pytest.mark.rare  # every check of every victim; what fails too much, the sound components fail as well
+@pytest.mark.filterwarnings("ignore::stackwise.host.provider.StateChanged")
+@pytest.mark.parametrize("name", VICTIMS)
 def test_a_victim_fails_exactly_its_check(name: str) -> None:
     failed = failures(*VICTIMS[name])
     assert set(failed) == {name}, failed

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_walks import base, drive, machine_of, moments, same_tensors, stream, weights
@@ -101,7 +102,7 @@ def _split(batch: dict[str, torch.Tensor], sizes: list[int]) -> list[dict[str, t
     return [{name: column[i] for name, column in columns.items()} for i in range(len(sizes))]
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=4))
 def test_accumulation_equals_the_full_batch_whatever_the_sizes_and_weights(sizes: list[int]) -> None:
     whole = [rows(sum(sizes), seed) for seed in range(3)]

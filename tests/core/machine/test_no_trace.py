@@ -191,7 +191,7 @@ def test_buffers_of_a_model_that_exchanges_and_clears_them_are_put_back() -> Non
     assert model.mask is mask and model.last.shape == (WIDTH,) and int(model.seen) == 0
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.rare)])
 def test_a_walk_that_is_left_prints_nothing_when_the_process_ends(tmp_path: Path, workers: int) -> None:
     script = f"""\
 import stackwise, torch

@@ -121,7 +121,7 @@ def test_every_run_is_bit_for_bit_what_it_is_alone(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_that_was_stopped_goes_on(folder: Path) -> None:
-    write(folder, {**SWEEP, "seeds": [1], "settings": {"long": {"run.horizon": "800 steps", "evaluate.held.at": ["100%"]}}})
+    write(folder, {**SWEEP, "seeds": [1], "settings": {"long": {"run.horizon": "400 steps", "evaluate.held.at": ["100%"]}}})
     command = [sys.executable, "-c", "from stackwise.cli import main; main()", "sweep", "s.yaml", "--output", "out"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     log, deadline = folder / "out" / "long,decay=20%,seed=1" / "metrics.jsonl", monotonic() + 120
@@ -131,7 +131,7 @@ def test_a_sweep_that_was_stopped_goes_on(folder: Path) -> None:
     assert process.wait(120) == 130
     status = json.loads((log.parent / "status.json").read_text())["status"]
     assert status == "stopped by SIGTERM" and not (folder / "out" / "long,decay=40%,seed=1").exists()
-    write(folder, {**SWEEP, "seeds": [1], "settings": {"long": {"run.horizon": "800 steps", "evaluate.held.at": ["100%"]}}})
+    write(folder, {**SWEEP, "seeds": [1], "settings": {"long": {"run.horizon": "400 steps", "evaluate.held.at": ["100%"]}}})
     again = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, check=False)
     assert again.returncode == 0 and "goes on" in again.stderr, again.stderr
     for job in jobs_of(load_sweep(folder / "s.yaml")):

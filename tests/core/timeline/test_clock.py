@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from attrs import define, field, frozen
+from how_many import examples
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_walks import VOCAB, base, drive, machine_of, memory, plan_of, problems_of, registry, watch_batches
@@ -116,7 +117,7 @@ def clock_of(drawn: Walked) -> Clock:
     return lay_out(duration(drawn.horizon, drawn.measure), extents)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(walked())
 def test_every_step_consumes_and_holds_what_a_walk_by_hand_says(drawn: Walked) -> None:
     clock = clock_of(drawn)
@@ -131,7 +132,7 @@ def test_every_step_consumes_and_holds_what_a_walk_by_hand_says(drawn: Walked) -
         assert (t, before, after) == (clock.t(step), drawn.consumed[step]["tokens"], drawn.consumed[step + 1]["tokens"])
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(walked(), st.fractions(0, 1, max_denominator=30), st.sampled_from(MEASURES))
 def test_instants_and_cadences_fall_on_the_first_step_not_before_them(drawn: Walked, share: Fraction, measure: str) -> None:
     clock = clock_of(drawn)
@@ -143,7 +144,7 @@ def test_instants_and_cadences_fall_on_the_first_step_not_before_them(drawn: Wal
     assert clock.every(duration(target, measure)) == tuple(k for k in range(1, clock.steps) if whole[k] > whole[k - 1])
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(walked(), st.floats(0, 1, exclude_max=True))
 def test_a_moment_is_the_same_asked_by_step_and_by_time(drawn: Walked, t: float) -> None:
     clock = clock_of(drawn)

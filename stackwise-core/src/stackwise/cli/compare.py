@@ -40,11 +40,11 @@ Exit codes: 0 done, 2 a RUN is not a run directory, or is given twice.
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: runs, groups, keys, reached, to.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print what they reached as CSV, one line per run and metric.")
 def compare(runs: tuple[Path, ...], axis: Axis, to: str | None, as_json: bool, as_csv: bool) -> None:
-    """Compare RUNs: the keys of their configs that differ, and every metric where all of them had consumed as much.
+    """Compare RUNs: the config keys that differ, and every metric at equal steps, tokens or FLOPs.
 
     A metric is compared at the farthest point that all runs with it have reached; a run that was not evaluated there counts with its last
-    evaluation before, and with `--at end` each counts with its last one. Runs that differ in nothing but seed and name are one group, with
-    the mean and its 95% interval over the seeds, and the differences from the first group by seed.
+    evaluation before, and with `--at end` each counts with its last one. Runs that differ only in seed and name are one group, with the
+    mean and its 95% interval over the seeds, and the differences from the first group seed by seed.
     """
     from stackwise.errors import UserError
     from stackwise.reports.record import read_runs, understood

@@ -37,8 +37,8 @@ def doctor(context: click.Context, run: Path | None, as_json: bool) -> None:
     """Examine the installation, and with RUN a run directory.
 
     Reports Python, torch and its devices, every provider and what is wrong with it, and the disk that runs are written to. For a RUN it
-    reports the status, who is writing to it, and for every checkpoint whether it is valid, or why not: all of their files are read.
-    Nothing is changed. Under torchrun the first process prints what each of them sees.
+    reports the status, which process is writing to it, and for every checkpoint whether it is valid, or why not; all files are read for
+    this, and nothing is changed. Under torchrun the first process prints what each of them sees.
     """
     from stackwise.runs.diagnosis import diagnose, processes_here
 

@@ -35,7 +35,7 @@ at fault, 3 a provider's defect.
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Evaluate on other data: a YAML file with what a key under `evaluate` holds, or a config with data.sources; repeatable.",
+    help="Evaluate on other data: a YAML file with one evaluation as under `evaluate`, or a config with data.sources; repeatable.",
 )
 @click.option("--only", multiple=True, metavar="NAME", help="This evaluation alone; repeatable.  [default: all]")
 @click.option("--tasks", metavar="NAMES", help="Tasks of lm-evaluation-harness instead, separated by commas (extra: lm-eval).")
@@ -63,8 +63,8 @@ def evaluate(
 ) -> None:
     """Evaluate the model of a RUN: its final weights, or those of its newest checkpoint while it has not finished.
 
-    Without options these are the evaluations that the run declares, on the same data, so a finished run prints its last figures again.
-    Others are declared as a config would, under `evaluate`. Nothing is written. A file for --data is
+    Without options these are the evaluations that the run declares, on the same data, so a finished run gives its last results again.
+    Declare others with --set or --data, as under `evaluate` in a config. Nothing is written. A file for --data is
     `sources: {test: {use: data.text-files, paths: [test/*.txt]}}` and, where they matter, batches, batch_size and seq_len.
 
     With --tasks they are those of lm-evaluation-harness, which fetches their questions where the task's definition says so; with

@@ -30,11 +30,11 @@ Exit codes: 0 done, 2 no such weights or the disk refuses, 3 a provider's defect
 def export(run: Path, directory: Path, form: str | None, step: int | None) -> None:
     """Write the weights of a RUN directory into a new DIRECTORY.
 
-    DIRECTORY will hold weights.safetensors, weights.json with the task and the parts by component id, their options and specs, and the
-    versions of their providers, and the tokenizers of the run. The model is built and loaded on the way: what was exported does load where
-    the same providers are installed.
-    With --format it is a folder that another tool reads, with the tokenizer of the run; what that tool keeps beside weights is taken over
-    from the folder that the run began from, if it is still there.
+    DIRECTORY will contain weights.safetensors, weights.json (the task, the parts by component id with their options and specs, and the
+    versions of their providers), and the tokenizers of the run. The export is loaded once as a check, so it will load wherever the same
+    providers are installed.
+    With --format DIRECTORY becomes a folder that another tool reads, with the tokenizer of the run; other files of that tool are copied
+    from the folder that the run began from, if it still exists.
     """
     from stackwise.saved.export import export as export_weights
 

@@ -23,8 +23,8 @@ or is at fault, 3 a provider's defect.
 def migrate(file: Path, output: Path | None) -> None:
     """Translate OLD, the config of another tool, into a config of StackWise with comments.
 
-    The result is planned, so that it is known to hold together. Every key that has no meaning here is named on standard error, with the
-    reason. Installed formats say whose configs they know; `transformer.stack-wise` knows those of stack-wise.
+    The result is planned before it is written, as a check. Every key that has no meaning here is listed on standard error, with the
+    reason. Installed formats read the configs of their tools; `transformer.stack-wise` reads those of stack-wise.
     """
     from stackwise.errors import UserError, disk_errors
 

@@ -22,7 +22,7 @@ Exit codes: 0 done, 2 the name or the folder cannot be used.
 @click.option("--kind", type=click.Choice(KINDS), metavar="KIND", required=True, help=f"One of {', '.join(KINDS)}.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to write.  [default: stackwise-providers-NAME]")
 def new_provider(name: str, kind: str, output: Path | None) -> None:
-    """Write a provider NAME with one component that installs, lists, checks and trains as it is.
+    """Write a provider NAME with one component. It can be installed, listed, checked and trained as it is.
 
     The folder holds pyproject.toml with the entry point, the package (provider.py, options.py and the component's module),
     tests that call the conformance kit, a config to train with, a README and a file for continuous integration.

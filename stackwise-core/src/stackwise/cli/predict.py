@@ -29,9 +29,9 @@ at fault, 3 a provider's defect.
 def predict(directory: Path, file: Path, source: str | None, rows: int) -> None:
     """Predict new rows with the model of a RUN, or of an export: a JSON line for each row, in the order of the file.
 
-    FILE is of the kind that the run reads, with the same columns but for what is predicted; it is encoded as the run's own rows were.
-    Numbers come in the units of the data, classes by their names. Where the task allows it, FILE may be a safetensors file with a tensor
-    for each field that the task reads, such as `image` [rows, height, width, channels].
+    FILE has the format of the run's own data, without the columns that are to be predicted; it is encoded as the run's own rows were.
+    Numbers are printed in the units of the data, classes by their names. If the task allows it, FILE may be a safetensors file with a
+    tensor for each field that the task reads, such as `image` [rows, height, width, channels].
     """
     prepare_process()
     load_torch()

@@ -25,9 +25,9 @@ Exit codes: 0 done, 2 mistakes in config or data, 3 a provider's defect.
 def preview(file: Path, overrides: tuple[str, ...], only: str | None, rows: int, as_json: bool) -> None:
     """Show what the model gets in the first step of every phase that the config FILE declares, as its task prepares it.
 
-    For every field: shape, values, and how much of it is padding or no target; then some rows of each source, as text where the source
-    says what its ids stand for. The first phase is what the first step will train on, bit by bit; a later phase is shown as if the run
-    began with it. No model is built.
+    For every field: shape, values, and the share of padding and of entries without a target; then some rows of each source, as text if the
+    source can decode its ids. The batch of the first phase is exactly the one that the first step will train on; a later phase is shown as
+    if the run began with it. No model is built.
     """
     from stackwise import config
     from stackwise.assembly.planning import make_plan

@@ -29,8 +29,8 @@ written.
 def report(runs: tuple[Path, ...], output: Path | None, svg: Path | None, live: bool, port: int) -> None:
     """Write one HTML page that shows one RUN or several: timeline, curves, boundaries, evaluations, and what the runs differ in.
 
-    The page is one file that fetches nothing. A run may still be training; it is only read. With --live no file is written: the page is
-    served on the loopback address, under an address that holds a random token.
+    The page is one file that loads nothing from the network. A run may still be training; it is only read. With --live no file is
+    written: the page is served on the loopback address, under an address that holds a random token.
     """
     if svg is not None:
         _draw(runs, svg, alone=output is None and not live)

@@ -30,8 +30,8 @@ Exit codes: as for `stackwise run`; 0 also when the run has already finished.
 def resume(context: click.Context, directory: Path, overrides: tuple[str, ...], quiet: bool, ranks: int | None, max_restarts: int) -> None:
     """Go on with the run in the directory RUN from its newest valid checkpoint.
 
-    The run goes on bit for bit as if it had not been interrupted; with another number of processes it takes the same steps, and only sums
-    are added in another order. A damaged checkpoint is passed over, the reason printed, and the
+    The run continues bit for bit as if it had not been interrupted. With another number of processes it takes the same steps, and only the
+    order of floating-point sums differs. A damaged checkpoint is passed over, the reason printed, and the
     checkpoint kept under a name that ends in '.set-aside'. The logs are cut back, so that every step is in them once.
 
     --set may change only what is still to come: a change of steps already trained is refused, and phases that have ended keep their

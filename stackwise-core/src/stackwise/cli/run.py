@@ -58,7 +58,7 @@ def run(
     The config is checked whole before anything is read or built. The run directory then holds the resolved config, the plan,
     events.jsonl, metrics.jsonl, status.json, checkpoints and the final weights (safetensors with a JSON description).
 
-    With --ranks N, or under torchrun, N processes share out the micro-batches of each step. What ends one of them ends all.
+    With --ranks N, or under torchrun, N processes divide the micro-batches of each step among them. If one of them fails, all end.
 
     SIGTERM and Ctrl-C finish the step, save the state and stop; a second one stops at once. SIGUSR1 saves the state and goes on.
     """

@@ -30,8 +30,8 @@ Exit codes: 0 done, 2 there is no such directory.
 def runs(directory: Path, as_json: bool) -> None:
     """List the runs in DIR (`runs` when left out): when each began, its status, and what it reached.
 
-    `last` is the newest figure of the first evaluation; `best` the best of the metric that run.checkpoint.best names, else the lowest
-    loss of that evaluation. Runs are only read; what is wrong with one that is `unreadable` stands below the table.
+    `last` is the latest result of the first evaluation; `best` is the best value of the metric that run.checkpoint.best names, or else the
+    lowest loss of that evaluation. Runs are only read; below the table stands what is wrong with those that are `unreadable`.
     """
     from stackwise.errors import UserError
     from stackwise.reports.record import CONFIG

@@ -23,8 +23,8 @@ def schema() -> None:
     """Print the JSON Schema (Draft 2020-12) of configs in this environment.
 
     It holds the core's keys, phases as deltas, durations, schedules, and the options of every installed component, chosen by
-    `use`. Editors with the YAML language server complete and check configs with it. What depends on more than one key
-    (timelines, joined sizes, selectors that match nothing) only `stackwise validate` can check.
+    `use`. Editors with the YAML language server complete and check configs with it. Rules over more than one key (timelines, sizes that
+    must agree, selectors that match nothing) are checked by `stackwise validate` alone.
     """
     from stackwise.config.schema import config_schema
     from stackwise.host.discovery import discover

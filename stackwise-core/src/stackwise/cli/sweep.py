@@ -51,7 +51,7 @@ every state saved; else that of the first run that failed.
 def sweep(file: Path, output: Path | None, at_once: int, only_plan: bool, alone: bool, as_json: bool) -> None:
     """Run the config that FILE names with every combination of its settings, values and seeds.
 
-    Runs that declare the same up to some step train it once: the later one is branched from the earlier, which gives it, to the bit,
+    Runs with equal declarations up to some step train it once: the later run is branched from the earlier one, which gives it, to the bit,
     what it would have been alone. With `trunk` and `at` in FILE all of them are branched from a run that exists. The same command goes on
     with a sweep that was stopped, and finished runs stay. Each run is a directory like any other below the sweep's; what it printed is in
     `logs`.

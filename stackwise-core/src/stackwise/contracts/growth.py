@@ -60,8 +60,7 @@ class Combine:
     Moments follow by the same combination: first moments linearly; second moments by (Σ |factor| · √v)², the largest that the second
     moment of such a sum of gradients can be, so that no step is larger than the gradients allow. Counters are those of the first term.
     With `moments="reset"`, or where a source has no state yet, they start anew. A term adds nothing to an entry for which it has no
-    source, unless
-    its `rest` is `mean`.
+    source, unless its `rest` is `mean`.
     """
 
     terms: tuple[tuple[CopyOf, float], ...] = field(converter=_terms)
@@ -111,7 +110,7 @@ Origin = CopyOf | Combine | Fresh
 
 @frozen(kw_only=True)
 class GrowthRequest:
-    """What an operator is asked: one rack before and after; all of it cold."""
+    """What an operator is asked: one rack before and after. It needs no torch."""
 
     old_stacks: Mapping[str, int]
     new_stacks: Mapping[str, int]
@@ -128,9 +127,9 @@ class BlockOrigin:
 
     source: tuple[str, int] | None
     zero_residual: bool = False
-    """Start with residual outputs of zero: the block is the identity at first."""
+    """Set the residual outputs to zero, so that the block begins as the identity."""
     gated: bool = False
-    """Multiply the outputs of the residual branches by the operator's option `gate`, which follows time and ends at 1."""
+    """Multiply the outputs of the residual branches by the operator's option `gate`, a schedule that ends at 1."""
 
 
 class GrowthOperator(Protocol):
@@ -161,11 +160,17 @@ class ParameterGrowth(Protocol):
     def map_parameters(
         self, old: Mapping[str, tuple[int, ...]], new: Mapping[str, tuple[int, ...]], request: GrowthRequest
     ) -> Mapping[str, Origin]:
-        """Shapes by canonical name, before and after → origins of the new parameters it has something to say about.
+        """The origins of the new parameters that this operator maps, by canonical name.
 
-        Blocks are mapped already: where a block has an origin, the tensors of that origin stand in `old` under the block's new name, so a
-        source is found by the name of what it becomes. A tied parameter appears once in each, under its first name; adapters of junctions
-        and of weights appear too. What the answer leaves out is taken as it is; where its shape changes, the run is refused.
+        Blocks are mapped already: if a block has an origin, the tensors of that origin are in `old` under the block's new name, so a
+        source is found by the name of what it becomes. A tied parameter appears once in each map, under its first name; adapters of
+        junctions and of weights are included. Parameters that the answer leaves out are taken as they are; if the shape of one of them
+        changes, the run is refused.
+
+        Args:
+            old: canonical name → shape before.
+            new: canonical name → shape afterwards.
+            request: stacks and options before and afterwards.
 
         Raises:
             ValueError: the operator cannot make this change; the message says which changes it can make.

@@ -37,9 +37,11 @@ Reported = Mapping[str, Totals]
 
 
 class Embedding(Protocol):
-    """An `nn.Module`: `forward(**fields) → hidden`, the fields its spec names; with losses or metrics in its spec `(hidden, reported)`.
+    """An `nn.Module`: `forward(**fields) → hidden`, called with the batch fields that its spec names.
 
-    The model calls it in every forward pass, and once more for each side input that a task says is embedded (`TaskSpec.embedded`).
+    The hidden state is [batch, time, width] unless the spec says otherwise. An embedding whose spec names losses or metrics returns
+    `(hidden, reported)`. The model calls it in every forward pass, and once more for each side input that a task wants embedded
+    (`TaskSpec.embedded`).
     """
 
     def get_spec(self) -> EmbeddingSpec: ...
@@ -49,17 +51,19 @@ class Embedding(Protocol):
 class Rack(Protocol):
     """An `nn.Module`: `forward(hidden, **side) → hidden`. A plain rack takes no side input and needs no `to_spec`.
 
-    One that adds to the loss or reports numbers returns `(hidden, reported)`: sums and their denominators over the positions or rows
-    that it was given, so that accumulation and several ranks stay exact. A statistic of all rows multiplied by another is no such
-    sum: take it row by row. With `data.accumulate` each weighed loss costs one more backward pass, as its share is known only when all
-    denominators are.
+    A rack that adds to the loss or reports numbers returns `(hidden, reported)`: sums and their denominators over the positions or rows
+    that it was given, so that accumulation and several ranks stay exact. The product of two statistics of the whole batch is not such a
+    sum; compute the product for each row and add these up. With `data.accumulate` each weighted loss costs one more backward pass,
+    because its share is known only once all denominators are.
 
     Blocks are called `stacks.<stack>.<i>` inside the rack, or what `RackSpec.block_path` says: growth, freezing and optimizer groups find
-    parameters by these names. A rack needs no method to grow: it is built anew with other options, and weights go over by name. So do
-    persistent buffers, which checkpoints hold: what a rack remembers from batch to batch is one.
+    parameters by these names. A rack needs no method to grow: the core builds a new one with other options and carries the weights over
+    by name. It carries persistent buffers over as well, and saves them in checkpoints: keep in one what the rack remembers from batch to
+    batch.
 
-    Parts of the model draw initial weights with torch as usual, from a stream that the core seeds for each and puts back. They are also
-    built on torch's meta device, to price a plan without memory: a factory reads no value out of a tensor.
+    Each part of the model draws its initial weights with torch as usual: the core seeds torch's generator before it builds the part and
+    restores it afterwards. Parts are also built on torch's meta device, to price a plan without using memory, so a factory must not read
+    values out of a tensor.
     """
 
     def to_spec(self) -> RackSpec: ...
@@ -68,19 +72,22 @@ class Rack(Protocol):
 
 @runtime_checkable
 class PartwiseRack(Protocol):
-    """A rack that can run some of its blocks alone, so that the hidden states before the lowest trained block are computed once
+    """A rack that can run some of its blocks alone, so that the hidden states before the lowest trained block are computed only once
     (`model.cache: frozen`).
 
-    Blocks are counted in forward order over all stacks. With `start` 0 what comes before the blocks is run too, and with `stop` None what
-    comes after them: `forward(hidden, **side)` is `forward_blocks(hidden, 0, None, **side)`, and running 0 to k and then from k on gives
-    the same. Side inputs are those of `forward`, whole in each part.
+    Blocks are counted in forward order over all stacks. `start` 0 includes what comes before the first block, and `stop` None what comes
+    after the last: `forward(hidden, **side)` equals `forward_blocks(hidden, 0, None, **side)`, and running blocks 0 to k and then the rest
+    from k gives the same result. Every call gets the same side inputs as `forward`.
     """
 
     def forward_blocks(self, hidden: torch.Tensor, start: int, stop: int | None, **side: torch.Tensor) -> torch.Tensor: ...
 
 
 class Head(Protocol):
-    """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input. As for a rack, `(outputs, reported)`."""
+    """An `nn.Module`: `forward(hidden, **side) → {output name: tensor}`. Most take no side input.
+
+    A head whose spec names losses or metrics returns `(outputs, reported)`, as a rack does.
+    """
 
     def get_spec(self) -> HeadSpec: ...
     def __call__(
@@ -92,8 +99,9 @@ class Head(Protocol):
 class LinearHead(Protocol):
     """A head whose last step is one matrix, and that can leave this step to the task (`TaskSpec.linear_outputs`).
 
-    `forward_linear` takes what `forward` takes and gives the same outputs by name, those that are a product as `LinearOutput`. It is
-    called in place of `forward` for a task that reads them so, unless the head has forward hooks, which it would skip.
+    `forward_linear` takes what `forward` takes and returns the same outputs by name, with a `LinearOutput` in place of each matrix
+    product. The model calls it instead of `forward` for a task that reads such outputs, unless the head has forward hooks, which would
+    then not run.
     """
 
     def forward_linear(self, hidden: torch.Tensor, **side: torch.Tensor) -> Mapping[str, torch.Tensor | LinearOutput]: ...
@@ -102,11 +110,11 @@ class LinearHead(Protocol):
 class Task(Protocol):
     """The objective. `prepare` is called for every micro-batch, then the model, then `loss`.
 
-    `prepare` makes the batch that the embedding and the loss read. Every draw comes from `generator`, which is seeded anew at each step.
-    It is tried before the run on a batch of its spec's fields at their lowest values: what it refuses (`UserError`) is told by
-    `validate`, and the shapes that it makes are what the plan prices.
+    `prepare` makes the batch that the embedding and the loss read. It draws random numbers from `generator` alone, which is seeded anew
+    at each step. Before the run it is called with a batch in which every field of the spec has its lowest value: `validate` reports what
+    it refuses (`UserError`), and the plan is priced with the shapes that it returns.
 
-    `loss` computes in float32: under `precision: bf16` outputs may come in bfloat16. It returns a sum, its denominator (a number of
+    `loss` must compute in float32: under `precision: bf16` outputs may come in bfloat16. It returns a sum, its denominator (the number of
     targets) and further metrics, each a sum with its own denominator, so that accumulation and several ranks stay exact. A metric may
     have any name but `loss`.
     """
@@ -119,10 +127,10 @@ class Task(Protocol):
 
 
 class AskingTask(Protocol):
-    """A task whose spec says `uses_model`: it asks the model while it prepares a batch, `model(batch) → outputs by name`, as it is at that
-    step, in eval mode and without gradients.
+    """A task whose spec says `uses_model`: `prepare` may call the model, `model(batch) → outputs by name`, as it is at that step, in eval
+    mode and without gradients.
 
-    Batches are then not prepared ahead. What it asks is priced with a stand-in whose outputs are zero.
+    Batches of such a task are not prepared ahead. To price the plan, `prepare` gets a stand-in for the model whose outputs are zero.
     """
 
     def get_spec(self) -> TaskSpec: ...
@@ -140,7 +148,7 @@ class AskingTask(Protocol):
 
 
 class ReferencedTask(Protocol):
-    """A task whose spec declares a `reference`: its loss also gets the outputs of the frozen model on the same prepared batch."""
+    """A task whose spec declares a `reference`: `loss` also gets the outputs of the frozen model for the same prepared batch."""
 
     def get_spec(self) -> TaskSpec: ...
     def prepare(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
@@ -151,7 +159,7 @@ class ReferencedTask(Protocol):
 
 @runtime_checkable
 class PreparesEvaluations(Protocol):
-    """A task that prepares the batches of evaluations in another way than those of training (an estimator of lower variance)."""
+    """A task that prepares evaluation batches in another way than training batches, for instance for an estimate of lower variance."""
 
     def prepare_evaluation(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
 
@@ -160,18 +168,18 @@ class PreparesEvaluations(Protocol):
 class Loader(Protocol):
     """A deterministic stream with a cursor. `take` delivers the next rows; a row belongs to exactly one `take`.
 
-    The data plane calls `take` whenever a step needs rows: exactly so many, of exactly that length. `length` is the entries of a row
-    (seq_len plus the task's lookahead), None where the config declares no seq_len, and `rows` None where it declares no batch_size.
-    `state_dict` is the whole state: loaders with equal state deliver equal rows, and `load_state_dict` may go forward or back. For any
-    `BuildContext.split` but `train` the rows are none that training sees; the seed is the same for every split.
+    The data plane calls `take` whenever a step needs rows, and expects exactly `rows` rows of exactly `length` entries. `length` is
+    seq_len plus the task's lookahead, or None where the config declares no seq_len; `rows` is None where it declares no batch_size.
+    `state_dict` is the whole state: loaders with equal state deliver equal rows, and `load_state_dict` may move forward or back. For
+    every `BuildContext.split` but `train` a loader must deliver rows that training does not see; the seed is the same for every split.
 
-    Loaders of all phases are built before the first step, and each delivers one row of every length and is put back. The `get_batch_spec`
-    of a built loader may give `bounds` that its options could not know: the core believes them, and looks at every batch without. Under
-    `run.workers` the factory is called in other processes, with equal options and context, and builds an equal loader. Mixing, transfer to
-    the device and the count of what was delivered belong to the core.
+    The loaders of all phases are built before the first step. Each then delivers one row of every length, and its state is restored. The
+    `get_batch_spec` of a built loader may state `bounds` that its options could not know; the core trusts them, and checks the values of
+    every batch where there are none. Under `run.workers` the factory is called in other processes with equal options and context, and
+    must build an equal loader. Mixing, transfer to the device and the count of delivered rows belong to the core.
 
     Raises:
-        DataError: of `take`, where nothing can be delivered.
+        DataError: by `take`, where nothing can be delivered.
     """
 
     def get_batch_spec(self) -> BatchSpec: ...
@@ -184,9 +192,9 @@ class Loader(Protocol):
 class Fingerprinted(Protocol):
     """A loader that can say which data it read: file count, bytes and a digest.
 
-    Under the key `vocabulary` it may say, in text, which vocabulary its ids are of, such as the digest of a tokenizer. Two different texts
-    never meet in one model unless the config says `run: {vocabularies: several}`: sources, evaluations and the weights to start from
-    are compared before the first step. A loader without that key is not compared. The fingerprint is kept with the weights.
+    Under the key `vocabulary` it may name the vocabulary of its ids as a string, such as the digest of a tokenizer. Before the first step
+    the names of all sources, evaluations and starting weights are compared, and two different ones are refused unless the config says
+    `run: {vocabularies: several}`. A loader without that key is not compared. The fingerprint is saved with the weights.
     """
 
     def fingerprint(self) -> Mapping[str, Any]: ...
@@ -200,18 +208,18 @@ def vocabulary_of(fingerprint: Mapping[str, Any] | None) -> str | None:
 
 @runtime_checkable
 class Skippable(Protocol):
-    """A loader that can move past rows without making them: `skip` leaves the state that `take` of the same would leave. Reader
-    processes pass over each other's rows with it."""
+    """A loader that can move past rows without making them: `skip` leaves the loader in the same state as `take` with the same arguments.
+    Reader processes use it to pass over each other's rows."""
 
     def skip(self, rows: int | None, length: int | None) -> None: ...
 
 
 @runtime_checkable
 class Scheduled(Protocol):
-    """An artifact with options that follow time: whoever has `scheduled` options has this method.
+    """An artifact with options that follow time. Every component with `scheduled` options must have this method.
 
-    It is called with all values in force, by name, when the phase begins and whenever one changes; of a loader before the first `take` of
-    a step whose values differ, in the order of the steps, and what the loader makes of them belongs in its state.
+    The core calls it with all current values by name, when a phase begins and whenever one changes. A loader gets the call before the first
+    `take` of a step whose values differ, in the order of the steps; what the loader derives from them is part of its state.
     """
 
     def apply_values(self, values: Mapping[str, float]) -> None: ...
@@ -219,9 +227,9 @@ class Scheduled(Protocol):
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A task, transform or observer that changes as it is used: what it holds goes into every checkpoint and comes back on resume.
+    """A task, transform or observer with state of its own: the state is saved in every checkpoint and restored on resume.
 
-    The state is a map with names, of plain values, tensors and such maps. Modules keep theirs in persistent buffers instead.
+    It is a dict with string keys; values are plain values, tensors and such dicts. Modules keep their state in persistent buffers instead.
     """
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -229,10 +237,10 @@ class Stateful(Protocol):
 
 
 class Transform(Protocol):
-    """A change of the batch between loader and task, with its own random stream.
+    """Changes a batch between loader and task, with its own random stream.
 
-    It returns a new batch and leaves the one it got as it was. It is called for batches of training, and of evaluations too where its spec
-    says `prepares`.
+    It returns a new batch and does not change the one that it got. It is called for training batches, and for evaluation batches too
+    where its spec says `prepares`.
     """
 
     def __call__(self, batch: Batch, moment: Moment, generator: torch.Generator) -> Batch: ...
@@ -240,30 +248,31 @@ class Transform(Protocol):
 
 @define(kw_only=True)
 class ParameterGroup:
-    """Parameters that share their values, by canonical name.
+    """Parameters with the same option values (learning rate, weight decay), by canonical name.
 
-    An optimizer turns each into one or more torch groups and gives every one of them `"group": name`. A torch group may name
-    entries that are not to follow in `"fixed": (...)`, and say in `"moments": {"exp_avg": 1, "exp_avg_sq": 2}` which state entries
-    shaped like the parameter it keeps: each with the power of the gradient that it is made of, or `"weight"` for one that is
-    itself a weight. Growth maps exactly these; where the entry is missing or empty, the names of torch's own optimizers are known.
+    An optimizer's factory turns each `ParameterGroup` into one or more torch groups and gives each of these `"group": name`, by which
+    the core finds them to write the scheduled values. Two more entries of a torch group are optional. `"fixed": ("weight_decay",)` names
+    values that the core must not write. `"moments": {"exp_avg": 1, "exp_avg_sq": 2}` names the state tensors shaped like the parameter:
+    1 for one that is linear in the gradient, 2 for one made of its square, `"weight"` for one that is itself a weight. Growth maps
+    exactly these; without the entry it goes by the names that torch's own optimizers use.
 
     State is kept by parameter: the core moves it to the next optimizer by name. At growth a state tensor shaped like its parameter is
-    mapped with it, and a scalar, such as a step count, is taken as it is.
+    mapped with it, and a scalar, such as a step count, is kept as it is.
     """
 
     name: str
     parameters: dict[str, torch.nn.Parameter]
-    """By canonical name; a float32 master in place of each parameter in bfloat16 or float16, which the core rounds after the step."""
+    """By canonical name. For a parameter in bfloat16 or float16 this is its float32 master copy, which the core rounds after the step."""
     values: dict[str, float] = field(factory=dict)
     """The group's effective options (lr, weight_decay, …)."""
 
 
 class WeightAdapter(Protocol):
-    """A trainable addition to one frozen matrix (LoRA): an `nn.Module` from the layer's input to what is added to its output, which the
-    model calls in every forward pass.
+    """A trainable addition to one frozen matrix (LoRA): an `nn.Module` that maps the layer's input [..., in] to what is added to the
+    layer's output [..., out].
 
-    Its factory is called as `factory(options, context, weight)` with the matrix [out, in] that it stands beside, on the meta
-    device or not; it makes a module that adds nothing at first.
+    The model calls it in every forward pass. Its factory is called as `factory(options, context, weight)` with the matrix [out, in],
+    which may lie on the meta device. A new adapter must add zero.
     """
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor: ...
@@ -275,28 +284,29 @@ class WeightAdapter(Protocol):
 
 @runtime_checkable
 class TrainsElsewhere(Protocol):
-    """An optimizer whose parameters hold other weights in training than those to judge and keep: `eval` shows these, `train` goes on."""
+    """An optimizer that trains other weights than those to evaluate and save (schedule-free optimizers): `eval` puts the latter into the
+    parameters, and `train` puts the former back."""
 
     def eval(self) -> object: ...
     def train(self) -> object: ...
 
 
 class Reaction(Protocol):
-    """A declared reaction to training (plateau): a factor on every learning rate, inside a stated envelope. The machine calls
-    `watch` after every step and every evaluation.
+    """A declared reaction to the training signal, such as halving the learning rate on a plateau: a factor on every learning rate, within
+    a stated envelope. The machine calls `watch` after every step and every evaluation.
 
-    A pure function of the numbers it was shown. Its options say `envelope() → (lowest, highest)` factor, which the plan prints, and
-    may say `watches() → names`, which the plan holds against the evaluations that there are.
+    The factor must follow from the numbers shown to `watch` alone. The options have `envelope() → (lowest, highest)` factor, which the
+    plan prints, and may have `watches() → names of metrics`, which the plan checks against the declared evaluations.
     """
 
     factor: float
-    """In force; 1 at first."""
+    """The current factor; 1 at first."""
 
     def watch(self, step: int, metrics: Mapping[str, float]) -> str | None:
-        """Take in numbers: `train.loss` after every step, `<evaluation>.<metric>` after every evaluation.
+        """Receive new numbers: `train.loss` after every step, `<evaluation>.<metric>` after every evaluation.
 
         Returns:
-            Why the factor changed, in a sentence; None when it did not.
+            If the factor changed, a sentence that says why; None otherwise.
         """
         ...
 
@@ -306,21 +316,22 @@ class Reaction(Protocol):
 
 @runtime_checkable
 class StopsRun(Protocol):
-    """A reaction that may end the run: it is saved, evaluated and finished as at the horizon, and the event `Stopped` says why."""
+    """A reaction that may end the run early: the run is then saved, evaluated and finished as at its horizon, and the event `Stopped`
+    gives the reason."""
 
     stops: str | None
-    """Why the run ends, in a sentence, once it does; None while it goes on. It follows from the reaction's state."""
+    """None while the run goes on; a sentence with the reason once it is to end. It must follow from the reaction's state."""
 
 
 class StepSchedule(Protocol):
-    """A number that follows time, of a provider's own shape: pure, so that it is planned; built without torch.
+    """A number that follows time, in a shape of the provider's own: a pure function of the step, built without torch.
 
-    The planner calls it before the run for every step of its window and its end. Options of a schedule that reads a file may have
-    `fingerprint()`, a map that the plan keeps, such as `{"sha256": …}`.
+    The planner calls `value` before the run, for every step of the schedule's window and for the window's end. The options of a schedule
+    that reads a file may have `fingerprint()`, a map such as `{"sha256": …}` that is kept in the plan.
     """
 
     def value(self, step: int, window: ScheduleWindow) -> float:
-        """The value before a step of the window, counted from 0; `step == window.steps` is its end, and is held from there on.
+        """The value in force at a step of the window, counted from 0. The value at `step == window.steps`, its end, holds from then on.
 
         Raises:
             UserError: its options do not fit the window; the message says why.
@@ -336,9 +347,9 @@ class Adapter(Protocol):
 
 
 Observer = Callable[[Any], None]
-"""Called with every event of the run, in order; one that raises is dropped with a warning, and the run goes on. One with an attribute
-`retries` (a whole number) is asked again at the next event instead, so many failures in a row; the event that it failed on is lost to it.
-It lets events pass that it does not know."""
+"""Called with every event of the run, in order. It must ignore events that it does not know. When an observer raises, it is dropped with a
+warning and the run goes on. An observer with an attribute `retries` (a whole number) may fail that many times in a row before it is
+dropped; the events that it failed on are not repeated."""
 
 
 @runtime_checkable
@@ -355,8 +366,8 @@ class LeavesRun(Protocol):
     """An observer that wants to know when a process is done with the run, and its files are complete."""
 
     def leave(self, status: str) -> None:
-        """Called once in each process that ends by itself, after the last event and the final weights, where there is a run directory; of
-        an observer that was dropped as well.
+        """Called once in each process that is not killed, after the last event and the final weights, where there is a run directory. A
+        dropped observer gets the call as well.
 
         Args:
             status: as in `status.json`: `finished`, `stopped by …`, `interrupted` or `failed: …`.

@@ -1,7 +1,7 @@
 """Specs: frozen descriptions of an artifact's boundary, in named dimensions, dtype names and value bounds.
 
-A component's options say its spec (`options.to_spec()`), so junctions are checked before anything is built. Dimensions are
-names scoped to their component; the junctions of a plan find their sizes.
+A component's options say its spec (`options.to_spec()`), so junctions are checked before anything is built. The names of
+dimensions belong to their component; the planner finds their sizes by joining the components.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Dim = str | int
 """A named dimension, or a fixed size."""
 
 RUNTIME_DIMS = frozenset({"batch", "time", "source"})
-"""Dimensions that the data plane's requests decide at every step, `source` being the time of a second row; never unified to one number."""
+"""Dimensions that may differ from step to step, and so never get one size; `source` is the time dimension of a second sequence."""
 
 
 AT_ENTRY, GIVEN = "phase entry", "given"
@@ -58,9 +58,9 @@ def _dims(value: str | tuple[Dim, ...]) -> tuple[Dim, ...]:
 class TensorSpec:
     """One tensor at a boundary: `TensorSpec("batch time width", "float32")`.
 
-    `batch`, `time` and `source` (the time of a second row) change from step to step. Every other name has one size, and one name in one
-    component is one size; a whole number is a size of its own, as in `TensorSpec("batch 8 8")`. `to_spec()` is called while sizes that
-    the config leaves open are still None, so it gives the name of a dimension and computes with none.
+    `batch`, `time` and `source` (the time dimension of a second sequence) may differ from step to step. Every other name has one size,
+    the same wherever the component uses the name; a whole number is a fixed size, as in `TensorSpec("batch 8 8")`. `to_spec()` is called
+    while sizes that the config leaves open are still None, so it must name dimensions and not compute with their sizes.
 
     Raises:
         ValueError: an unknown dtype.
@@ -73,7 +73,7 @@ class TensorSpec:
     bounds: tuple[int, Dim] | None = None
     """Values v of integer tensors satisfy bounds[0] <= v < bounds[1]; the upper bound may be a dimension: `(0, "vocab")`."""
     unit: str | None = None
-    """What one entry stands for (`byte`), where the name of a metric depends on it (`UnitMetric`)."""
+    """What one entry stands for (`byte`), for metrics whose name depends on it (`UnitMetric`)."""
 
     def __str__(self) -> str:
         inner = " ".join(map(str, self.dims))
@@ -94,11 +94,13 @@ class BatchSpec:
 
 @frozen(kw_only=True)
 class EpochSize:
-    """What one epoch of a source holds: whole rows, entries of a stream that rows are cut from, or ready-made batches. One is given.
+    """What one epoch of a source holds: whole rows, or entries of a stream that rows are cut from, or ready-made batches. Exactly one of
+    the three is given.
 
-    A loader's options may say it cold through `epoch_size(split) -> EpochSize | None`, which may look at names and sizes of
-    files but reads no content. Where that is None and a duration counts epochs, they may count them: `count_epoch(split)` reads
-    the data, and raises `DataError` where it cannot. The built loader says it through `epoch_size()`.
+    A loader's options may state it before anything is built, by `epoch_size(split) -> EpochSize | None`, which may look at names and
+    sizes of files but must not read their content. Where that returns None and a duration counts epochs, the planner calls
+    `count_epoch(split)` of the options, if they have it, which reads the data and raises `DataError` where it cannot. A built loader
+    states it by `epoch_size()`.
     """
 
     rows: int | None = None
@@ -110,24 +112,25 @@ class EpochSize:
 
 @frozen
 class Reading:
-    """Some data and how much of them is read, so that an evaluation does not read what training reads without saying so.
+    """Some data and which part of it is read. The planner uses it to refuse an evaluation that would read what training reads, unless the
+    config allows that.
 
-    A loader's options may say it cold through `readings(split, whole) -> Iterable[Reading]`, with `split` and `whole` as a `BuildContext`
-    has them. Two readings of the same data meet unless they are apart in one order.
+    A loader's options may state it before anything is built, by `readings(split, whole) -> Iterable[Reading]`, with `split` and `whole`
+    as in `BuildContext`. Two readings of the same data overlap, unless both name the same order and their parts of it do not.
     """
 
     data: str
     """The name of the data, the same for every reader: for instance the resolved path of a file."""
     begin: float = 0.0
     end: float = 1.0
-    """The share of the data that is read, from `begin` up to `end`, in an order of theirs."""
+    """The part that is read, as fractions of the data in the given order: from `begin` up to `end`."""
     order: Hashable = None
-    """That order; how two different orders relate is not known."""
+    """Names that order. Parts of two different orders count as overlapping."""
     key: Hashable = None
-    """What distinguishes the data from others of that name: for instance the identity of an array."""
+    """Tells data of the same name apart: for instance the identity of an array."""
 
     def meets(self, other: Reading) -> bool:
-        """Whether both read something of the same data, as far as is known."""
+        """Whether both may read some of the same data."""
         apart = self.order == other.order and (self.end <= other.begin or other.end <= self.begin)
         return (self.data, self.key) == (other.data, other.key) and not apart and self.begin < self.end and other.begin < other.end
 
@@ -137,11 +140,11 @@ class TransformSpec:
     """What a transform does to the fields of a batch; a transform without a spec changes values only."""
 
     inputs: Mapping[str, TensorSpec] = Factory(dict)
-    """Fields it needs, by the names that the task reads them by, so that a missing one shows in the plan."""
+    """Fields it needs, under the names that the task uses, so that the planner finds a missing one."""
     outputs: Mapping[str, TensorSpec] = Factory(dict)
     """Fields it adds, or gives another dtype, shape or bounds."""
     prepares: bool = False
-    """Whether it belongs to the data rather than to training (tokenising, normalising): evaluations apply it too."""
+    """Whether it prepares the data (tokenising, normalising), so that evaluations apply it too, or belongs to training (augmentation)."""
 
 
 @frozen(kw_only=True)
@@ -151,8 +154,8 @@ class EmbeddingSpec:
     inputs: Mapping[str, TensorSpec]
     output: TensorSpec = HIDDEN
     losses: tuple[str, ...] = ()
-    """Names of what `forward` adds to the loss of the task (`balance`), each weighed by the config: `task.auxiliary`. Such a part
-    returns `(what it returns else, {name: (sum, denominator)})`, with an entry for each of its losses and metrics."""
+    """Names of the losses that `forward` adds to that of the task (`balance`); the config gives each its weight, `task.auxiliary`. With
+    losses or metrics `forward` returns `(hidden, {name: (sum, denominator)})`, with an entry for each of them."""
     metrics: tuple[str, ...] = ()
     """Names of the numbers that `forward` reports beside them, in the same map."""
 
@@ -166,19 +169,19 @@ class RackSpec:
     side: Mapping[str, TensorSpec] = Factory(dict)
     """Side inputs that `forward` accepts by keyword; each is passed when the batch has it."""
     needs: tuple[str, ...] = ()
-    """Those of them that `forward` does not run without."""
+    """Those of `side` that `forward` cannot run without."""
     attention: tuple[str, ...] = ()
-    """Sides that a position may look to (`causal`, `bidirectional`), both where an option chooses. A task that needs one is refused
-    beside a rack that offers only the other; empty: it has none and asks for none."""
+    """Attention modes that the rack offers (`causal`, `bidirectional`); both, where an option chooses. A task that needs a mode is refused
+    beside a rack that offers only the other. Empty: the rack has no attention, and any task may be used."""
     stacks: Mapping[str, int] = Factory(dict)
     """Stack name → number of blocks, in forward order."""
     residual_outputs: tuple[str, ...] = ()
-    """Parameters inside a block (`attention.output.weight`) to zero to make the block the identity, as growth that preserves the function
-    does; their biases are zeroed with them."""
+    """Parameters inside a block (`attention.output.weight`) that make the block the identity when they are zero; growth that preserves the
+    function sets them, and their biases, to zero in new blocks."""
     block_path: str = "stacks.{stack}.{index}"
-    """Where a block's parameters live inside the rack; models from elsewhere name their own."""
+    """Where the parameters of a block are inside the rack; a model from elsewhere may have another path."""
     losses: tuple[str, ...] = ()
-    """Names of what `forward` adds to the loss, as for an embedding: it then returns `(hidden, {name: (sum, denominator)})`."""
+    """Names of the losses that `forward` adds, as for an embedding: it then returns `(hidden, {name: (sum, denominator)})`."""
     metrics: tuple[str, ...] = ()
     """Names of the numbers that `forward` reports beside them, in the same map."""
 
@@ -190,20 +193,21 @@ class HeadSpec:
     input: TensorSpec = HIDDEN
     outputs: Mapping[str, TensorSpec]
     side: Mapping[str, TensorSpec] = Factory(dict)
-    """Side inputs that `forward` accepts by keyword (`mask`, where it pools over time); each is passed when the batch has it."""
+    """Side inputs that `forward` accepts by keyword, such as `mask` for pooling over time; each is passed when the batch has it."""
     ties: Mapping[str, str] = Factory(dict)
-    """Own parameter → canonical name of the parameter it is (`weight` → `embedding.weight`); re-made after every ETL."""
+    """Own parameter → canonical name of the parameter that it shares (`weight` → `embedding.weight`). The core ties them again after every
+    transition."""
     losses: tuple[str, ...] = ()
-    """Names of what `forward` adds to the loss, as for an embedding: it then returns `(outputs, {name: (sum, denominator)})`."""
+    """Names of the losses that `forward` adds, as for an embedding: it then returns `(outputs, {name: (sum, denominator)})`."""
     metrics: tuple[str, ...] = ()
     """Names of the numbers that `forward` reports beside them, in the same map."""
 
 
 @frozen
 class Beyond:
-    """A dimension of a task that is larger than another: `Beyond("vocab", "symbols", 1)` says vocab >= symbols + 1.
+    """A lower bound on a dimension of a task: `Beyond("vocab", "symbols", 1)` says vocab >= symbols + 1.
 
-    A task that adds symbols to a loader's ids says in this way how many more the model needs.
+    A task that adds symbols to a loader's ids, such as a mask token, states with it how many more the model needs.
     """
 
     dim: str
@@ -213,14 +217,14 @@ class Beyond:
 
 @frozen
 class UnitMetric:
-    """A metric whose name says what an entry of a field of the batch stands for, by the `unit` that the loader's spec gives it:
+    """A metric that is named after the `unit` that the loader's spec gives a field of the batch:
     `UnitMetric("tokens", {"byte": "bits_per_byte"}, "bits_per_token")`."""
 
     batch_field: str
     names: Mapping[str, str] = field(hash=False)
     """Unit → name."""
     otherwise: str
-    """The name for every other unit, and where none is said."""
+    """The name for every other unit, and for a field without a unit."""
 
     def of(self, unit: str | None) -> str:
         """The name for a unit."""
@@ -234,41 +238,42 @@ class TaskSpec:
     batch: Mapping[str, TensorSpec]
     """Fields it needs from the loader."""
     optional: Mapping[str, TensorSpec] = Factory(dict)
-    """Fields it uses when a loader delivers them (`segments`, `mask`). Those that `inputs` names too are side inputs which the
-    rack must then take: a boundary that is delivered is never ignored. `prepare` refuses what it cannot use, which is found before
-    the run."""
+    """Fields that it uses when a loader delivers them (`segments`, `mask`). A rack must take those that `inputs` names too as side inputs:
+    document boundaries that were delivered are never silently ignored. `prepare` refuses what it cannot use, and is called before the
+    run to find that out."""
     inputs: Mapping[str, TensorSpec]
-    """Fields that its prepared batch offers to the embedding and as side inputs; one that it makes of an optional field, where that is
-    delivered."""
+    """Fields of the prepared batch for the embedding and as side inputs of the rack. One that is made from an optional field is there
+    only when that field is delivered."""
     outputs: Mapping[str, TensorSpec]
-    """Head outputs its loss reads."""
+    """Outputs of the head that the loss reads."""
     linear_outputs: tuple[str, ...] = ()
-    """Those of them that its loss takes as a tensor or as a `LinearOutput`, whichever the head gives."""
+    """Those of `outputs` that the loss accepts both as a tensor and as a `LinearOutput`, whichever the head returns."""
     side: tuple[str, ...] = ()
-    """Side inputs the rack must accept for the task to be what it says."""
+    """Side inputs that the rack must accept: without them the task would not be the one that was asked for."""
     attention: str | None = None
-    """Attention mode it needs; None: any."""
+    """Attention mode that the rack must have; None: any."""
     lookahead: int = 0
-    """Entries each row needs beyond seq_len (1 for next-token prediction)."""
+    """Entries that each row needs beyond seq_len (1 for next-token prediction)."""
     reconstructs: bool = False
-    """Whether its inputs hold what is to be predicted, by design: denoising, reconstruction. A model then learns even from noise."""
+    """Whether the inputs contain the targets by design, as in denoising and reconstruction. The conformance kit
+    then does not look for targets in them."""
     beyond: tuple[Beyond, ...] = ()
-    """Dimensions that are larger than others of this spec."""
+    """Lower bounds on dimensions of this spec."""
     embedded: Mapping[str, tuple[str, str]] = Factory(dict)
     """Side input of the rack → (field of the embedding, field of the prepared batch): the side input is what the embedding makes
     of that field (`{"memory": ("tokens", "source")}`)."""
     metrics: tuple[str | UnitMetric, ...] | None = None
-    """All metrics that `loss` may return beside `loss`, so that a config that names one is checked before the run; None: the task does
-    not say, and any name is taken."""
+    """All metrics that `loss` may return beside `loss`, so that the names in a config can be checked before the run. None: the task does
+    not list them, and any name is accepted."""
     uses_model: bool = False
-    """Whether `prepare` asks the model (on-policy sampling, hard negatives): it is then called with `model=`, a function from a batch to
-    outputs by name, of the model as it is at that step, in eval mode and without gradients."""
+    """Whether `prepare` calls the model (on-policy sampling, hard negatives). It then gets the argument `model`, a function from a batch to
+    outputs by name: the model as it is at that step, in eval mode and without gradients."""
     couples: Literal["rows"] | None = field(default=None, validator=_check_couples)
-    """`rows`: the loss of a row depends on the other rows of its batch (contrastive learning), so that the loss of a batch is not that
-    of its parts, and a step is one micro-batch of one process. None: every row counts for itself."""
+    """`rows`: the loss of a row depends on the other rows of its batch, as in contrastive learning. A batch cannot be split then, so a
+    step is one micro-batch in one process. None: every row counts for itself."""
     reference: Literal["phase entry", "given"] | None = field(default=None, validator=_check_reference)
-    """A frozen model, in eval mode, whose outputs `loss` gets as `reference`. `phase entry`: a copy of the model as it is when this
-    task first applies, unless the config names another (`task.reference`). `given`: the config has to name one. None: none is kept."""
+    """A frozen model in eval mode, whose outputs `loss` gets as `reference`. `phase entry`: a copy of the model at the moment when this
+    task first applies, unless the config names another model (`task.reference`). `given`: the config must name one. None: no reference."""
 
 
 @frozen(kw_only=True)
@@ -278,13 +283,14 @@ class OptimizerSpec:
     state_elements: Callable[[tuple[int, ...]], int]
     """Shape of a parameter → number of state entries kept for it, each of the parameter's dtype."""
     named_state_elements: Callable[[str, tuple[int, ...]], int] | None = None
-    """Name and shape → the same, where the name decides too (Muon: hidden matrices and the rest)."""
+    """Name and shape → the same, for an optimizer that treats parameters differently by name (Muon: hidden matrices and the rest)."""
     step_flops: Callable[[str, tuple[int, ...]], int] | None = None
-    """Name and shape of a parameter → FLOPs of one step of it, each addition, product, quotient and root of a number counted as one; None:
-    unknown. What takes them all together, such as clipping, is the core's."""
+    """Name and shape of a parameter → FLOPs that one step spends on it; an addition, product, quotient or root of one number counts as
+    one. None: unknown. Work on all parameters together, such as clipping, is counted by the core."""
     steps_parts: bool = False
-    """Whether it steps torch's DTensors, of which each process holds some rows, as it steps whole parameters: by operations that torch
-    has for them, with state of the shape of the parameter or of one number. A run may then divide its model (`run.parallel.shard`)."""
+    """Whether it can step DTensors, of which each process holds some rows, like whole parameters: it uses only operations that torch
+    defines for them, and its state has the shape of the parameter or is a single number. A run may then shard its model
+    (`run.parallel.shard`)."""
 
     def count(self, name: str, shape: tuple[int, ...]) -> int:
         """State entries kept for the parameter of a canonical name."""

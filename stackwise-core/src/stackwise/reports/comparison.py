@@ -1,4 +1,5 @@
-"""Several runs side by side: the keys that differ, runs that differ in their seed alone, and metrics where all had consumed as much."""
+"""Compares runs: the config keys in which they differ, which of them repeat one experiment with other seeds, and the metrics of all at
+equal numbers of steps, tokens or FLOPs."""
 
 from __future__ import annotations
 
@@ -15,69 +16,43 @@ from stackwise.reports.record import RunRecord, flops_at, read_steps
 
 ABSENT = "–"
 SEED_KEYS = frozenset({"run.seed", "run.name"})
-"""Which run of an experiment it is."""
+"""Keys that may differ between the runs of one experiment."""
 Axis = Literal["steps", "tokens", "flops", "end"]
-"""Where runs are compared: where all had consumed as much, or each at its own end."""
+"""Where runs are compared: at equal steps, tokens or FLOPs, or each run at its own end."""
 FEW_SEEDS = 4
-"""With fewer seeds, the difference between seeds is easily mistaken for a result."""
+"""With fewer seeds than this, the variation between seeds is easily mistaken for a result."""
 
 # the 97.5% quantile of Student's t for 1, 2, ... degrees of freedom (any statistics textbook's table); 1.96 in the limit
-_T: tuple[float, ...] = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
+# fmt: off
+_T = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )
+# fmt: on
 
 
 def differing_keys(records: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """Dotted key → its value in each run, for every key that is not the same in all."""
+    """Dotted key → its value in each run, for the keys whose value is not the same in all runs."""
     keys = dict.fromkeys(key for record in records for key in record.config)
     rows = {key: [record.config.get(key, ABSENT) for record in records] for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 
 
 def seed_groups(records: Sequence[RunRecord]) -> list[int]:
-    """For each run the number of its group, from 0: those of one group differ in nothing but seed and name."""
+    """For each run the number of its group, from 0. The runs of a group repeat one experiment: only seed and name differ."""
     groups: dict[tuple[tuple[str, str], ...], int] = {}
-    keys = [tuple(sorted((k, v) for k, v in record.config.items() if not _beside_the_point(k))) for record in records]
+    keys = [tuple(sorted((k, v) for k, v in record.config.items() if not _may_differ(k))) for record in records]
     return [groups.setdefault(key, len(groups)) for key in keys]
 
 
-def _beside_the_point(key: str) -> bool:
-    """Whether runs that differ in a key alone are one experiment: the seed, the name, and what is kept of a state."""
+def _may_differ(key: str) -> bool:
+    """Whether a key may differ between runs of one experiment: the seed, the name, and which checkpoints are kept."""
     return key in SEED_KEYS or key.startswith("run.checkpoint.")
 
 
 @frozen(kw_only=True)
 class Interval:
-    """Mean over seeds and half the width of its 95% interval by Student's t; None for a single run."""
+    """Mean over seeds and its 95% confidence interval by Student's t: mean ± half_width, which is None for a single run."""
 
     mean: float
     half_width: float | None
@@ -85,10 +60,10 @@ class Interval:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
-        """The interval of some figures.
+        """The interval of some values.
 
         Args:
-            values: one a seed, at least one.
+            values: one for each seed; at least one.
         """
         if len(values) < 2:
             return cls(mean=values[0], half_width=None, count=1)
@@ -117,7 +92,7 @@ class Figure:
 
 
 def last_of(record: RunRecord) -> Figure | None:
-    """The newest figure of the first evaluation: what its task reports beside the loss, else the loss."""
+    """The latest result of the first evaluation: the first metric that its task reports besides the loss, or else the loss."""
     evaluations = record.evaluations
     if not evaluations:
         return None
@@ -128,7 +103,7 @@ def last_of(record: RunRecord) -> Figure | None:
 
 
 def best_of(record: RunRecord) -> Figure | None:
-    """The best figure of the metric that decides which checkpoint is best, else the lowest loss of the first evaluation."""
+    """The best result of the metric in `run.checkpoint.best`, or else the lowest loss of the first evaluation."""
     evaluations = record.evaluations
     if not evaluations:
         return None
@@ -144,40 +119,43 @@ def best_of(record: RunRecord) -> Figure | None:
 
 @frozen(kw_only=True)
 class Reached:
-    """One metric of one evaluation, in each run where all had consumed as much."""
+    """One metric of one evaluation in every run, at a point that all runs have reached."""
 
     evaluation: str
     metric: str
     at: float
-    """Steps, tokens or training FLOPs; of runs that are compared at their own ends, the steps of the longest."""
+    """That point, in steps, tokens or training FLOPs; for runs compared at their ends, the steps of the longest."""
     values: tuple[float | None, ...]
     steps: tuple[int | None, ...]
-    """Where each run was evaluated last up to there."""
+    """Step of each run's last evaluation up to that point."""
 
 
 def compare(records: Sequence[RunRecord], axis: Axis = "steps") -> list[Reached]:
-    """Every metric at the farthest point that all runs have reached, or at each one's end; before a boundary where one lies there."""
+    """Every metric at the farthest point that all runs have reached, or at the end of each.
+
+    Where that point is a phase boundary, the value before it counts.
+    """
     histories = [_history(record, axis) for record in records]
     names = dict.fromkeys(name for history in histories for name in history)
     rows = []
     for evaluation, metric in names:
         ends = [max(history[evaluation, metric]) for history in histories if (evaluation, metric) in history]
         at = max(ends) if axis == "end" else min(ends)
-        found = [_last_until(history.get((evaluation, metric), {}), at) for history in histories]
+        results = [_last_until(history.get((evaluation, metric), {}), at) for history in histories]
         rows.append(
             Reached(
                 evaluation=evaluation,
                 metric=metric,
                 at=at,
-                values=tuple(None if each is None else each[1] for each in found),
-                steps=tuple(None if each is None else each[0] for each in found),
+                values=tuple(None if each is None else each[1] for each in results),
+                steps=tuple(None if each is None else each[0] for each in results),
             )
         )
     return rows
 
 
 def intervals(row: Reached, groups: Sequence[int]) -> dict[int, Interval]:
-    """Group → mean and interval of what its runs have reached, for groups of which one has."""
+    """Group → mean and interval over its runs, for the groups with at least one value."""
     values: dict[int, list[float]] = {}
     for group, value in zip(groups, row.values, strict=True):
         if value is not None:
@@ -186,7 +164,10 @@ def intervals(row: Reached, groups: Sequence[int]) -> dict[int, Interval]:
 
 
 def paired_differences(records: Sequence[RunRecord], row: Reached, groups: Sequence[int]) -> dict[int, Interval]:
-    """Group → mean and interval of its runs' differences from those of the first group with the same seed, for groups that share one."""
+    """Group → mean and interval of the differences between its runs and the first group's runs with the same seed.
+
+    Pairing by seed removes the variation that both groups share. A group without a seed in common with the first is left out.
+    """
     by_seed: dict[int, dict[str, float]] = {}
     for record, group, value in zip(records, groups, row.values, strict=True):
         if value is not None:
@@ -198,20 +179,24 @@ def paired_differences(records: Sequence[RunRecord], row: Reached, groups: Seque
 
 @frozen(kw_only=True)
 class Crossing:
-    """Where a metric first reached a value, on each axis; None on one that the run does not count."""
+    """Where a metric first reached a value, on each axis; None on an axis that the run does not count."""
 
     steps: float
     tokens: float | None
     seconds: float | None
-    """Of training, without evaluations."""
+    """Training time, without evaluations."""
     flops: float | None
 
 
 def crossing(record: RunRecord, evaluation: str, metric: str, value: float, *, most: bool = False) -> Crossing | None:
-    """Where a run first reached a value, along lines between its evaluations; None where it never did, or was never evaluated.
+    """Where a run first reached a value, interpolated linearly between its evaluations; None where it never did.
 
     Args:
-        most: whether more is better.
+        record: the run.
+        evaluation: name of the evaluation.
+        metric: one of its metrics.
+        value: to be reached.
+        most: whether higher is better.
     """
     points: list[tuple[int, float]] = [
         (int(event["step"]), float(event["metrics"][metric]))
@@ -233,7 +218,7 @@ def crossing(record: RunRecord, evaluation: str, metric: str, value: float, *, m
 
 
 def _history(record: RunRecord, axis: Axis) -> dict[tuple[str, str], dict[float, tuple[int, float]]]:
-    """Evaluation and metric → position → step and value; of two sides of a boundary the one before it."""
+    """(evaluation, metric) → position on the axis → step and value. At a phase boundary the value before it counts."""
     history: dict[tuple[str, str], dict[float, tuple[int, float]]] = {}
     by_step = axis in ("steps", "end")
     tokens = {} if by_step else read_steps(record.path).tokens_before

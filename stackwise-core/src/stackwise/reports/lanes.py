@@ -1,4 +1,4 @@
-"""The timeline as it is drawn: for each phase one lane a plane, with every value that follows time at a few of its steps."""
+"""The data of the timeline drawing: for each phase a lane for each plane, with every scheduled value sampled at a few steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stackwise.timeline.clock import Clock
 from stackwise.timeline.schedules import Curve
 
 INSTANTS = 32
-"""Steps of a phase at which a value that moves is shown; its knots come on top."""
+"""Evenly spaced steps of a phase at which a changing value is sampled; the knots of its schedule are added."""
 
 Samples = list[list[float]]
 """Pairs of step and value."""
@@ -37,7 +37,7 @@ class _Lane:
         return {"task": self._task(), "data": self._data(), "model": self._model(), "optimizer": self._optimizer()}
 
     def _samples(self, *curves: Curve, factor: float = 1.0) -> Samples:
-        """Step and product of the curves, at the first and last step, at knots and in between; one pair where the value stands still."""
+        """Pairs of step and product of the curves: at the first and last step, at knots and in between; one pair if it is constant."""
         first, last = self._phase.start, self._phase.stop - 1
         knots = {self._clock.step_at(knot.t) for curve in curves if not curve.is_constant for knot in curve.knots}
         even = {first + round((last - first) * i / INSTANTS) for i in range(INSTANTS + 1)} if knots else {first}
@@ -46,7 +46,7 @@ class _Lane:
         return samples if any(value != samples[0][1] for _, value in samples) else samples[:1]
 
     def _values(self, *parts: Part) -> dict[str, Samples]:
-        """Options of some parts that follow time, and do."""
+        """The scheduled options of some parts whose values change in this phase."""
         return {f"{part.id} {name}": samples for part in parts for name, samples in self._moving(part).items()}
 
     def _moving(self, part: Part) -> dict[str, Samples]:
@@ -72,7 +72,7 @@ class _Lane:
         }
 
     def _shapes(self) -> list[list[int | None]]:
-        """Where the batch's shape changes; a resume that cut the same shape in two says it once."""
+        """Step, rows, seq_len and micro-batches wherever the batch shape changes; equal shapes in a row are listed once."""
         shapes: list[list[int | None]] = []
         for start, shape in self._state.data.shapes:
             drawn = [shape.rows, shape.seq_len, len(shape.micro_batches)]
@@ -97,7 +97,7 @@ class _Lane:
         }
 
     def _block(self, stack: str, index: int) -> dict[str, Any]:
-        """A block, and where it comes from: by the plan, or its own old place when the stacks do not change."""
+        """A block, and where it comes from: fresh, kept, or copied from another block."""
         bar = self._bar(f"{stack} {index}", f"rack.stacks.{stack}.{index}.")
         origin = self._phase.blocks.get((stack, index))
         if origin is None:
@@ -110,7 +110,7 @@ class _Lane:
         return {**bar, "from": "copied", "origin": str(old) if source == stack else f"{source} {old}"}
 
     def _bar(self, label: str, prefix: str) -> dict[str, Any]:
-        """A part of the model; one whose tensors came in several ways counts as copied, and says how many in each."""
+        """A part of the model. If its tensors have several origins it counts as copied, and the number of each is listed."""
         receipt, freeze = self._price.receipt, self._state.model.freeze
         ways = {"kept": receipt.adopted, "copied": receipt.copied, "fresh": receipt.fresh}
         tensors = {way: sum(name.startswith(prefix) for name in names) for way, names in ways.items()}

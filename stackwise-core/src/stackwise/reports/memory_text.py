@@ -1,4 +1,4 @@
-"""The memory of each phase, as a plan and the begin of a run say it."""
+"""The memory of each phase, as text and JSON of a plan and at the beginning of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BESIDE = "  of tensors in one process; libraries and data come on top, on a proc
 
 
 def memory_as_json(cost: PhasePrice) -> dict[str, Any] | None:
-    """Bytes in one process, or why they are not known; None where nobody asked."""
+    """Bytes in one process, or why they are unknown; None where memory was not estimated."""
     memory = cost.memory
     if memory is None or isinstance(memory, str):
         return None if memory is None else {"unknown": memory}
@@ -46,7 +46,7 @@ def memory_lines(prices: Sequence[PhasePrice], columns: int | None = None) -> li
 
 
 def memory_sentence(plan: Mapping[str, Any]) -> str | None:
-    """The most that the phases of a stored plan take; None where it says of none."""
+    """The peak over all phases of a stored plan, as a sentence; None where the plan has no figures."""
     peaks = {phase["name"]: memory["peak"] for phase in plan["phases"] if "peak" in (memory := phase.get("memory") or {})}
     if not peaks:
         return None

@@ -1,4 +1,4 @@
-"""What several processes hold and exchange, phase by phase, as a plan says it."""
+"""What each of several processes holds and sends in every phase, as text and JSON of a plan."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from stackwise.assembly.pricing import PhasePrice
 from stackwise.plan import Plan
 
 BYTES = 4
-"""Of a float32: what a weight and a gradient take at most."""
+"""Bytes of a float32, the largest dtype of a weight or gradient."""
 
 
 def parallel_as_json(plan: Plan, prices: Sequence[PhasePrice]) -> dict[str, Any] | None:
-    """The declared number of processes, and a phase's bytes in each; None where no number above 1 is declared."""
+    """The declared numbers of processes, and for each phase the bytes in each process; None for a run in one process."""
     copies, parts = plan.experiment.run.parallel.replicate or 1, plan.experiment.run.parallel.shard
     if copies * parts == 1:
         return None
@@ -34,7 +34,11 @@ def parallel_as_json(plan: Plan, prices: Sequence[PhasePrice]) -> dict[str, Any]
 
 
 def _added(price: PhasePrice, copies: int, parts: int) -> float:
-    """Bytes that each process sends to add the gradients of a step: over the parts each its share once, over the copies of a part twice."""
+    """Bytes that each process sends to sum the gradients of a step.
+
+    A reduce-scatter over the `parts` sends (parts - 1) / parts of the gradients; an all-reduce of what is left, 1 / parts of them, over
+    the `copies` is a reduce-scatter and an all-gather, so (copies - 1) / copies of it twice.
+    """
     gradients = BYTES * price.trainable
     return gradients * (parts - 1) / parts + gradients / parts * 2 * (copies - 1) / copies
 

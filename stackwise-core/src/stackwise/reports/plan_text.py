@@ -70,7 +70,7 @@ def _phase_as_json(phase: CompiledPhase, cost: PhasePrice, clock: Clock) -> dict
 
 
 def _reference(phase: CompiledPhase) -> dict[str, str] | None:
-    """What the task compares with; of a model outside the run its digest too."""
+    """The reference model of the task; for a model from outside the run its digest too."""
     source = None if phase.state is None else phase.state.reference
     if source is None:
         return None
@@ -104,7 +104,13 @@ def _transition_as_json(phase: CompiledPhase, crossing: Transition, cost: PhaseP
 
 
 def plan_as_text(plan: Plan, prices: tuple[PhasePrice, ...], columns: int | None = None) -> str:
-    """The phases as a table, then every transition in words; within so many columns, or as wide as it gets."""
+    """The phases as a table, then every transition in words.
+
+    Args:
+        plan: the compiled experiment.
+        prices: one for each phase.
+        columns: width of the terminal; None: lines are not wrapped.
+    """
     clock = plan.schedule.clock
     tokens = f", {clock.tokens(clock.steps):,} tokens" if clock.tokens(clock.steps) else ""
     lines = [f"plan  {plan.experiment.run.name}: {clock.steps:,} steps{tokens}, {len(prices)} phase{'s' if len(prices) > 1 else ''}", ""]
@@ -156,7 +162,7 @@ def _mixture(weights: Mapping[str, float]) -> str:
 
 
 def _mixture_line(plan: Plan, phase: CompiledPhase) -> list[str]:
-    """The shares of the sources on both sides of a boundary, where they differ."""
+    """The shares of the sources before and after a boundary, where they differ."""
     before, clock = plan.schedule.phases[phase.index - 1].state, plan.schedule.clock
     if before is None or phase.state is None:
         return []

@@ -31,9 +31,9 @@ from stackwise.reports.terminal import clock, wrap
 LINE_EVERY_S = 5.0
 REDRAW_EVERY_S = 0.1
 ESTIMATED_AFTER = 5
-"""How many steps after the first one the time of the whole run is estimated."""
+"""The time of the whole run is estimated this many steps after the first."""
 WORTH_SAYING_S = 20.0
-"""Of a shorter run it is not said."""
+"""The estimate is printed only when at least this much time is left."""
 _COLOURS = (36, 32, 33, 35, 34)
 
 
@@ -42,10 +42,11 @@ class Progress:
 
     Args:
         schedule: the timeline to draw.
-        stream: where to; standard error when left out.
-        quiet: whether to show only what did not go as planned.
-        costs: of each phase, in any unit; what is left takes as long as what was done, by these. None: every step costs the same.
-        compiles: whether the first step of a phase may compile, which is said.
+        stream: where to write; standard error when left out.
+        quiet: whether to print only what did not go as planned.
+        costs: cost of each phase in any unit, such as FLOPs; the time that is left is estimated in proportion. None: all steps cost the
+            same.
+        compiles: whether the first step of a phase may compile; a line then announces it.
     """
 
     def __init__(
@@ -79,12 +80,12 @@ class Progress:
         """Seconds of all of them since the clock was started."""
 
     def plan(self, schedule: PhaseSchedule, costs: Sequence[float] | None) -> None:
-        """Take another timeline for what is to come."""
+        """Draw another timeline from now on."""
         self._schedule = schedule
         self._edges, self._done_at_edges = _cumulated(schedule, costs)
 
     def __call__(self, event: Event) -> None:
-        """Show one event, if it is time to."""
+        """Show an event; steps are shown only every so often."""
         if isinstance(event, StepDone):
             self._step(event)
         elif isinstance(event, RunStarted):
@@ -119,7 +120,7 @@ class Progress:
             self._clear()
 
     def _begin(self, event: RunStarted) -> None:
-        """Rates and remaining time count from here: earlier steps belong to another process, or are before a rewind."""
+        """Begin to count speed and remaining time here: earlier steps ran in another process, or before a rewind."""
         left = f"{event.steps - event.step:,} of {event.steps:,}" if event.step else f"{event.steps:,}"
         self.tell(f"run   {left} steps on {event.device}, {event.precision}")
         self._start_step, self._start, self._firsts = event.step, 0.0, []
@@ -155,7 +156,7 @@ class Progress:
             self.tell("  ".join(parts))
 
     def evaluating(self, name: str, done: int, batches: int) -> None:
-        """Show how far an evaluation is, if it is time to."""
+        """Show how far an evaluation is, every so often."""
         now = monotonic()
         if done == 0:
             self._last_draw = now
@@ -169,9 +170,9 @@ class Progress:
             self.tell(text)
 
     def _live_line(self, done: int, parts: list[str]) -> str:
-        """Bar and text within the terminal's width, as a line that wraps could not be erased; the text alone where it has too few columns.
+        """Bar and text within the terminal's width, because a wrapped line could not be erased; in a narrow terminal the text alone.
 
-        What has no room is left out whole: the speed, then the learning rate, then the loss.
+        Parts that do not fit are left out: first the speed, then the learning rate, then the loss.
         """
         room, edges = self._columns() - 1, len(self._schedule.phases) - 1
         taken = 0 if room < max(60, 2 * (10 + edges + 1)) else 10 + edges + 1
@@ -190,7 +191,7 @@ class Progress:
         return [place, f"loss {event.loss:.4f}", f"lr {event.lr:.2e}", *speed, f"{clock(self._left(done, now))} left"]
 
     def _left(self, done: int, now: float) -> float:
-        """Seconds to the end by what was done so far; the first step of a phase to come takes as long as the last such step."""
+        """Estimated seconds to the end, by the speed so far; the first step of each coming phase counts as long as the last such step."""
         first, here, last = (
             float(np.interp(step, self._edges, self._done_at_edges)) for step in (self._start_step + 1, done, self._schedule.steps)
         )
@@ -201,7 +202,7 @@ class Progress:
         return spent / (here - first) * (last - here) + max(self._first - spent / (done - self._start_step - 1), 0.0) * entries
 
     def _bar(self, done: int, width: int) -> str:
-        """Phases as segments, each as wide as its share of the steps."""
+        """The phases as segments, each as wide as its share of the steps."""
         total, cells = self._schedule.steps, []
         for phase in self._schedule:
             first, last = phase.start * width // total, phase.stop * width // total
@@ -224,12 +225,12 @@ class Progress:
         return f"{text}; {carried}; {moments}{probe}; {event.seconds:.2f} s"
 
     def tell(self, text: str) -> None:
-        """A line about what goes as planned; not shown when quiet."""
+        """Print a line about something that goes as planned; left out when quiet."""
         if not self._quiet:
             self.say(text)
 
     def say(self, text: str) -> None:
-        """A line, above the bar where there is one; within the width of a terminal."""
+        """Print a line, above the bar if there is one, wrapped to the width of a terminal."""
         self._clear()
         encoding = getattr(self._stream, "encoding", None) or "ascii"
         text = wrap(printable(text), self._columns() if self._live else None)

@@ -1,4 +1,4 @@
-"""A run directory as a person reads it: config, plan, logs, status and checkpoints, without torch and without changing anything."""
+"""Reads a run directory for reports: config, plan, logs, status and checkpoints. It needs no torch and changes nothing."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from stackwise.timeline.spent import Spent
 
 CONFIG, PLAN, STATUS, CHECKPOINTS = "config.yaml", "plan.json", "status.json", "checkpoints"
 MOST_KEYS = 2000
-"""Keys of a config that are compared and shown."""
+"""At most so many keys of a config are compared and shown."""
 _TAIL_BYTES = 1 << 16
 _CORE_COLUMNS = ("loss", "grad_norm", "lr", "tokens", "seconds")
 
 
 @frozen
 class Steps:
-    """What the log says of every step: one entry a step in each column."""
+    """The metrics log as columns, with one entry for each step."""
 
     step: np.ndarray
     columns: Mapping[str, np.ndarray]
-    """`loss`, `grad_norm`, `lr`, `tokens`, `seconds`, `metrics.<name>`, `rates.<group>.<key>`; nan where a line says nothing."""
+    """`loss`, `grad_norm`, `lr`, `tokens`, `seconds`, `metrics.<name>`, `rates.<group>.<key>`; nan where a line has no value."""
     skipped: Mapping[int, str] = Factory(dict)
-    """Step that changed nothing → why."""
+    """Step whose update was skipped → why."""
     passed_over: int = 0
-    """Lines of the metrics that say nothing of a step or an evaluation."""
+    """Number of lines that are neither a step nor an evaluation."""
 
     @property
     def positions(self) -> Mapping[str, np.ndarray]:
-        """What was consumed before each step, and before the one that would be next: steps, tokens, training seconds."""
+        """Steps, tokens and training seconds consumed before each step, and as last entry those before the step that would be next."""
         before = {name: np.concatenate([[0.0], self.columns[name]]) for name in ("tokens", "seconds")}
         last = self.step[-1:] + 1
         return {
@@ -52,45 +52,45 @@ class Steps:
 
     @property
     def tokens_before(self) -> Mapping[int, int]:
-        """Step → tokens consumed before it, the one that would be next included."""
+        """Step → tokens consumed before it, including the step that would be next."""
         positions = self.positions
         return dict(zip(map(int, positions["steps"]), map(int, positions["tokens"]), strict=True))
 
 
 @frozen(kw_only=True)
 class RunRecord:
-    """One run, read from its directory."""
+    """One run, as its directory describes it."""
 
     path: Path
     config: Mapping[str, str]
-    """Dotted key → value, as it is written."""
+    """Dotted key → value, as text."""
     config_text: str
     plan: Mapping[str, Any]
     status: str
     """As `status.json` says; `running` only while a process holds the directory, else `killed`."""
     parent: Mapping[str, Any] | None
-    """Where it was branched from."""
+    """The run and step that it was branched from, if any."""
     events: tuple[Mapping[str, Any], ...]
-    """Everything but steps, each with its kind under `event`."""
+    """All events but steps, each with its kind under `event`."""
     checkpoints: tuple[Mapping[str, Any], ...]
-    """The manifests that are there, by step."""
+    """The manifests of the checkpoints on disk, by step."""
     bytes: int
-    """On disk."""
+    """Size of the directory on disk."""
     began: float
-    """Seconds since the epoch at which its config was written last."""
+    """When its config was last written, in seconds since 1970."""
     passed_over: int = 0
-    """Lines of the events that could not be understood."""
+    """Number of lines of the event log that could not be read."""
     peaks: Mapping[str, Any] = Factory(dict)
-    """Phase → the most bytes of memory that it took."""
+    """Phase → its peak memory in bytes."""
 
     @property
     def name(self) -> str:
-        """Of the directory."""
+        """Name of the run directory."""
         return self.path.resolve().name
 
     @property
     def phases(self) -> tuple[Mapping[str, Any], ...]:
-        """As planned, in order."""
+        """The planned phases, in order."""
         return tuple(self.plan.get("phases", ()))
 
     def of_kind(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
@@ -99,12 +99,12 @@ class RunRecord:
 
     @property
     def evaluations(self) -> list[Mapping[str, Any]]:
-        """Every evaluation, in order."""
+        """The events of all evaluations, in order."""
         return list(self.of_kind("evaluated"))
 
     @property
     def last_step(self) -> int:
-        """Steps done, from the last line of the metrics; 0 before the first."""
+        """Number of steps done, from the last line of the metrics; 0 before the first."""
         for line in reversed(_last_lines(self.path / METRICS)):
             if "evaluation" not in line and isinstance(line.get("step"), int):
                 return int(line["step"]) + 1
@@ -112,13 +112,13 @@ class RunRecord:
 
     @property
     def phase(self) -> str | None:
-        """The phase it has come to, by its last step; None before the first."""
+        """The phase of its last step; None before the first."""
         step = self.last_step - 1
         return next((phase["name"] for phase in self.phases if phase["start"] <= step < phase["stop"]), None)
 
     @property
     def best(self) -> tuple[str, bool] | None:
-        """The metric that decides which checkpoint is best, and whether more of it is better."""
+        """The metric that decides which checkpoint is best, and whether higher is better; None where the config names none."""
         declared = self.config.get("run.checkpoint.best")
         if not declared:
             return None
@@ -127,7 +127,7 @@ class RunRecord:
 
     @property
     def best_step(self) -> int | None:
-        """Step of the best checkpoint on disk by the metric that the config names."""
+        """Step of the best checkpoint on disk by that metric."""
         if self.best is None:
             return None
         name, most = self.best
@@ -137,7 +137,7 @@ class RunRecord:
 
 @contextmanager
 def understood(paths: Sequence[Path]) -> Iterator[None]:
-    """Around whatever shows runs: their documents are read as a run writes them, and one of another shape is the directory's fault.
+    """Run code that reads documents of run directories: if one of them has another shape than runs write, the user hears which files.
 
     Raises:
         UserError: a document has another shape.
@@ -153,10 +153,10 @@ def understood(paths: Sequence[Path]) -> Iterator[None]:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read everything of a run directory but its steps.
+    """Read everything in a run directory except its steps.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a run directory.
     """
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is not a run directory: there is no {CONFIG} in it; `stackwise runs` lists those that there are")
@@ -180,7 +180,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
-    """Read several runs, to be set side by side.
+    """Read several runs, for a comparison.
 
     Raises:
         UserError: one is not a run directory, or two are the same.
@@ -198,7 +198,7 @@ def _object_in(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def spent_by(plan: Mapping[str, Any]) -> Spent | None:
-    """What the steps of a plan cost, as `plan.json` says; None where it does not, or is damaged."""
+    """The training FLOPs of a plan's steps, from `plan.json`; None where it has none or is damaged."""
     try:
         stretches = [stretch for phase in plan.get("phases", ()) for stretch in phase.get("step_flops", ())]
         costs = [(start, None if flops is None else flops["training"]) for start, flops in stretches]
@@ -209,8 +209,14 @@ def spent_by(plan: Mapping[str, Any]) -> Spent | None:
 
 
 def flops_at(plan: Mapping[str, Any], steps: Iterable[float], tokens: Iterable[float]) -> list[float] | None:
-    """FLOPs before each step; None where the plan has none. A plan without prices of single steps has those of phases, which are then
-    spread over their tokens.
+    """Training FLOPs spent before each step; None where the plan does not count them.
+
+    A plan without the FLOPs of single steps has those of whole phases, which are then spread over the tokens of each phase.
+
+    Args:
+        plan: the document `plan.json`.
+        steps: positions in steps.
+        tokens: the same positions in tokens.
     """
     phases = plan.get("phases", ())
     if (spent := spent_by(plan)) is not None:
@@ -227,7 +233,7 @@ def flops_at(plan: Mapping[str, Any], steps: Iterable[float], tokens: Iterable[f
 
 
 def read_steps(path: Path) -> Steps:
-    """Every step in the metrics of a run directory, as columns; of a step that stands twice the last line counts."""
+    """The steps in the metrics log of a run directory, as columns. Where a step was logged twice, the last line counts."""
     log, rows, damaged = Log(path), {}, 0
     for line in log.documents(METRICS):
         if not _is_count(line.get("step")) or not ("evaluation" in line or _is_step(line)):
@@ -299,7 +305,7 @@ def _flatten(value: Any, path: str, flat: dict[str, str]) -> None:
 
 
 def _flow(value: Any) -> str:
-    """A list, or an empty mapping, in one line; quotes stand where the text would be read as more than one thing without them."""
+    """A list or mapping as one line of YAML; text that would otherwise be read as several things is quoted."""
     if isinstance(value, list):
         return f"[{', '.join(map(_flow, value))}]"
     if isinstance(value, dict):

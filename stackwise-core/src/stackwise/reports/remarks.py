@@ -1,4 +1,4 @@
-"""Remarks on what a plan may declare but is hardly meant."""
+"""Remarks on things that a plan may declare but that are probably not meant."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MANY_EPOCHS = 1000
 
 
 def remarks(plan: Plan, prices: Sequence[PhasePrice], memory_bytes: int | None) -> list[str]:
-    """One sentence each.
+    """The remarks on a plan, a sentence each.
 
     Args:
         plan: the compiled experiment.
-        prices: one a phase.
-        memory_bytes: of the machine; None where unknown.
+        prices: one for each phase.
+        memory_bytes: memory of this machine; None where unknown.
     """
     return [*_memory(prices, memory_bytes), *_epochs(prices), *_idle_phases(plan), *_stale_evaluations(plan)]
 
@@ -75,5 +75,5 @@ def _stale_evaluations(plan: Plan) -> Iterator[str]:
 
 
 def _trained_on(phase: CompiledPhase) -> set[str]:
-    """The sources that have a weight at some instant of a phase."""
+    """The sources whose weight is above zero at some instant of a phase."""
     return set() if phase.state is None else {name for name, curve in phase.state.data.mix.items() if any(k.value for k in curve.knots)}

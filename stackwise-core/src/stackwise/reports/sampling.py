@@ -1,4 +1,4 @@
-"""Long columns made short for a picture: what stands out stays, and every point is one of the log."""
+"""Reduces long columns for a picture: extremes are kept, and every point is a point of the log."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def extremes(values: np.ndarray, buckets: int) -> np.ndarray:
-    """Indices of the lowest and highest value of each stretch, of the first and last one, in order; all where there are few.
+    """Indices of the lowest and highest value of each bucket, and of the first and last value, in order; all where there are few.
 
     Args:
-        values: a column; nan says nothing.
-        buckets: stretches of equal length, about one a pixel.
+        values: a column; nan entries are left out.
+        buckets: number of stretches of equal length, about one for each pixel.
     """
     known = np.flatnonzero(np.isfinite(values))
     if len(known) <= 2 * buckets:
@@ -23,12 +23,12 @@ def extremes(values: np.ndarray, buckets: int) -> np.ndarray:
 
 
 def smoothed(values: np.ndarray, half_life: float, starts: np.ndarray) -> np.ndarray:
-    """The exponential mean of a column, corrected for its start, anew from each of `starts`; a nan changes nothing.
+    """The exponential moving average of a column, with bias correction as in Adam (Kingma & Ba 2015, section 3).
 
     Args:
-        values: a column.
-        half_life: steps after which a value counts half.
-        starts: indices at which a new mean begins.
+        values: a column; entries that are not finite are passed over.
+        half_life: number of steps after which a value counts half.
+        starts: indices at which the average starts anew.
     """
     decay, begin = 0.5 ** (1.0 / half_life), set(starts.tolist())
     means, total, weight = np.full(len(values), np.nan), 0.0, 0.0

@@ -1,4 +1,4 @@
-"""A readable summary of a finished run, from its events alone."""
+"""The summary of a run for people, from its events alone."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Summary:
     phases: list[PhaseLine] = field(factory=list)
     finished: RunFinished | None = None
     stopped: Stopped | None = None
-    """The end by a rule of the run's own, where the run did not go on since."""
+    """The event of a run that ended by `run.stop` and was not continued since."""
     peaks: Mapping[str, int] = field(factory=dict)
-    """Phase → the most bytes of memory that it took."""
+    """Phase → its peak memory in bytes."""
     _tokens: int = 0
 
     @classmethod
@@ -48,7 +48,7 @@ class Summary:
         return summary
 
     def __call__(self, event: Event) -> None:
-        """Take one event in."""
+        """Add an event."""
         if isinstance(event, PhaseEntered):
             self._line(event.phase).entered = event
         elif isinstance(event, Stopped):
@@ -69,7 +69,7 @@ class Summary:
             self.finished = event
 
     def _line(self, phase: str) -> PhaseLine:
-        """That of a phase, begun where it is not the one before."""
+        """The line of a phase; a new one where the phase is not that of the last line."""
         if not self.phases or self.phases[-1].name != phase:
             self.phases.append(PhaseLine(phase, None))
         return self.phases[-1]
@@ -78,7 +78,7 @@ class Summary:
         """A table of the phases, then totals.
 
         Args:
-            columns: width of the terminal; None: as wide as it gets.
+            columns: width of the terminal; None: lines are not wrapped.
         """
         metrics, counts = self._metric(), any(line.tokens for line in self.phases)
         header = [
@@ -113,7 +113,7 @@ class Summary:
         return wrap("\n".join(lines), columns)
 
     def _metric(self) -> list[tuple[str, str]]:
-        """For each evaluation the most telling metric: what the task reports beside the loss, else the loss."""
+        """For each evaluation the metric to show: the first one that the task reports besides the loss, or else the loss."""
         names: dict[str, str] = {}
         for line in self.phases:
             for name, metrics in {**line.entry, **line.exit}.items():

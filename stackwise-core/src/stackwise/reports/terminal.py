@@ -1,4 +1,4 @@
-"""Tables and sentences within the width of a terminal; elsewhere lines are not wrapped, so that they can be searched."""
+"""Tables and sentences wrapped to the width of a terminal. In a pipe or file lines are not wrapped, so that they can be searched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NARROWEST = 40
 
 
 def columns_of(stream: TextIO | None = None) -> int | None:
-    """Width of the terminal that a stream (standard output when left out) goes to; None where it goes elsewhere."""
+    """Width of the terminal behind a stream (standard output when left out); None where it is not a terminal."""
     stream = sys.stdout if stream is None else stream
     try:
         return max(NARROWEST, shutil.get_terminal_size().columns) if stream is not None and stream.isatty() else None
@@ -22,11 +22,12 @@ def columns_of(stream: TextIO | None = None) -> int | None:
 
 
 def table(rows: Sequence[Sequence[str]], columns: int | None = None) -> list[str]:
-    """Rows of text as aligned columns, the first row the header; numbers to the right.
+    """Rows of text as aligned columns; the first column and wrapped cells are aligned left, all others right.
 
     Args:
-        columns: room for a line. A cell that is too wide for it is continued below itself, on the left of its column; what does not fit
-            beside the first column follows below, the first column again in front.
+        rows: the first one is the header.
+        columns: width of a line; None: no limit. A cell that is wider is wrapped inside its column. Columns that do not fit beside the
+            first one follow in another table below, with the first column repeated.
     """
     first = max(len(row[0]) for row in rows) if columns is None else min(columns * 5 // 8, max(len(row[0]) for row in rows))
     limits = [None if columns is None else first if i == 0 else columns - first - 2 for i in range(len(rows[0]))]
@@ -51,7 +52,7 @@ def _lines_of(cell: str, limit: int | None) -> list[str]:
 
 
 def _parts(widths: Sequence[int], columns: int | None) -> list[list[int]]:
-    """The columns that stand side by side, table by table."""
+    """The indices of the columns of each table: the first column, and as many others as fit."""
     parts = [[0]]
     for i in range(1, len(widths)):
         taken = sum(widths[j] + 2 for j in parts[-1]) + widths[i]
@@ -62,7 +63,7 @@ def _parts(widths: Sequence[int], columns: int | None) -> list[list[int]]:
 
 
 def wrap(text: str, columns: int | None) -> str:
-    """Lines that are too long, continued below with a deeper margin; words longer than a line are left whole."""
+    """Wrap lines that are too long; continuation lines are indented by four more columns, and long words are not broken."""
     if columns is None:
         return text
     lines = []

@@ -1,4 +1,4 @@
-"""Measured times of a plan's phases."""
+"""The times of a plan's phases as measured on this machine, as text and JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stackwise.reports.terminal import clock, table
 
 
 def time_as_json(times: Sequence[PhaseTime]) -> list[dict[str, Any]]:
-    """Seconds of each phase; null for a step where the phase has only one."""
+    """Seconds of each phase; the time of a step is null where a phase has only one step, its first."""
     return [
         {
             "phase": time.name,

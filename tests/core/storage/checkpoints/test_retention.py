@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from faulty_disk import check_whole, hidden_entries, save
+from how_many import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +45,7 @@ def stays(step: int, present: dict[int, tuple[float | None, bool]], protected: s
     return True
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(present=checkpoints, protected=st.sets(st.integers(0, 40), max_size=3), rule=rules)
 def test_exactly_what_no_rule_keeps_is_removed(present, protected, rule) -> None:
     kept = [Candidate(step=s, metrics={} if loss is None else {"loss": loss}, pinned=pinned) for s, (loss, pinned) in present.items()]
@@ -55,7 +56,7 @@ def test_exactly_what_no_rule_keeps_is_removed(present, protected, rule) -> None
 saves = st.lists(st.tuples(st.integers(0, 12), losses, st.booleans(), st.booleans()), min_size=1, max_size=8)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     saves=saves,
     rule=st.fixed_dictionaries({"last": st.integers(1, 3), "every": st.none() | st.integers(2, 5), "best": st.just(("loss", "min"))}),

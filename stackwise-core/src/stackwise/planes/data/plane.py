@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import tee
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -13,15 +13,15 @@ from stackwise.contracts.answers import calling
 from stackwise.contracts.protocols import Batch, Loader, Stateful
 from stackwise.contracts.specs import EpochSize
 from stackwise.curriculum.parts import Part
-from stackwise.curriculum.states import BatchShape, DataState
+from stackwise.curriculum.states import DataState
 from stackwise.errors import DataError, StackwiseError
 from stackwise.planes.data.batches import check_limits, copied, join_rows
 from stackwise.planes.data.iterable_loader import IterableLoader
 from stackwise.planes.data.makers import fault_of
-from stackwise.planes.data.mixture import Mixture
 from stackwise.planes.data.read_ahead import ReadAhead
 from stackwise.planes.data.readers.processes import ProcessLoader, ReaderStopped
 from stackwise.planes.data.ready_made import as_loader
+from stackwise.planes.data.requests import Requests, StepRequest, Takes
 from stackwise.planes.data.share import WHOLE, Share
 from stackwise.planes.data.sources import Delivered, Source, lines_of
 from stackwise.planes.data.transforms import BuildTransform, Transforms
@@ -30,20 +30,6 @@ from stackwise.timeline.schedules import Curve
 from stackwise.timeline.streams import step_seed, stream_key
 
 BuildLoader = Callable[[str, Part], Any]
-
-_Takes = tuple[tuple[tuple[str, int | None], ...], ...]
-"""For each micro-batch of a step the sources it takes from, and how many rows of each."""
-
-
-class _Planned(NamedTuple):
-    """One step before it is read: what each micro-batch takes of each source."""
-
-    seq_len: int | None
-    length: int | None
-    """Entries of a row: its positions, and what the task needs beyond them."""
-    takes: _Takes
-    debts: dict[str, int]
-    """Those of the mixture after this step."""
 
 
 class DataPlane:
@@ -77,18 +63,14 @@ class DataPlane:
         self._build, self._transforms, self._seed = build, Transforms(build_transform, seed), seed
         self._device = device if device is not None and device.type != "cpu" else None
         self._workers = workers
-        self._mixture = Mixture()
-        self._debts = self._mixture.debts
-        """Those of the mixture after the last step that was read; it may be planned further."""
+        self._requests = Requests()
+        self._debts = self._requests.debts
+        """What the mixture owes each source after the last step that was read; later steps may have been asked for."""
         self._sources: dict[str, Source] = {}
         self._parked: dict[str, Source] = {}
         """Sources a phase dropped: they keep their read position for a later phase that names them again."""
         self._following: list[Source] = []
         """Sources with options that follow time."""
-        self._only: str | None = None
-        """The source, where there is only one."""
-        self._cut: tuple[BatchShape | None, _Planned | None] = (None, None)
-        """A shape of steps and their plan: with only one source, every step of one shape has the same plan."""
         self._copies = False
         """Whether a batch may lie in memory that the next one is written into."""
         self._finishes = False
@@ -100,8 +82,7 @@ class DataPlane:
         self._ready: list[Source] = []
         """Sources of phases to come, built to be looked at, in the order in which they are needed."""
         self._state: DataState | None = None
-        self._lookahead = 0
-        self._planned: deque[tuple[int, _Planned]] = deque()
+        self._asked: deque[tuple[int, StepRequest]] = deque()
         """Steps whose rows are asked of the reader processes already."""
         self._coming: Iterator[Moment] = iter(())
         self._ahead = ReadAhead(self._produce, self._snapshot, read_ahead)
@@ -133,9 +114,9 @@ class DataPlane:
             self._limits |= source.cross(state)
         self._drops = frozenset(bridge.field for bridge in state.bridges if bridge.kind == "drop")
         self._parked = {name: source for name, source in known.items() if name not in sources}
-        self._sources, self._state, self._lookahead = sources, state, lookahead
+        self._sources, self._state = sources, state
+        self._requests.enter(state, sources, lookahead)
         self._following = [source for source in sources.values() if source.part.curves]
-        self._only, self._cut = next(iter(sources)) if len(sources) == 1 else None, (None, None)
         self._copies = any(isinstance(source.loader, IterableLoader) and source.loader.may_reuse for source in sources.values())
         self._finishes = bool(self._transforms or self._drops or self._limits or self._device)
 
@@ -150,14 +131,14 @@ class DataPlane:
         if any(isinstance(source.loader, IterableLoader) for source in self._sources.values()):
             return  # their code may draw from the process's generators, which belong to the model while a thread would read
         coming, self._coming = tee(moments)
-        self._planned.clear()
+        self._asked.clear()
         self._open = True  # before the thread starts, which asks for it
         self._ahead.open(coming)
 
     def close(self) -> None:
         """Stop reading ahead; what was made and not taken is dropped, and the read positions are those of the last step taken."""
         if self._open:
-            further = self._ahead.close() or bool(self._planned)
+            further = self._ahead.close() or bool(self._asked)
             self._open = False
             if further:
                 self.load_state_dict(self._ahead.state())
@@ -176,7 +157,7 @@ class DataPlane:
 
     def lap(self) -> int:
         """How often the only source has started over, if it delivers ready-made batches; else 0."""
-        loader = self._sources[self._only].loader if self._only is not None else None
+        loader = self._sources[only].loader if (only := self._requests.only) is not None else None
         return loader.lap if isinstance(loader, IterableLoader) else 0
 
     def batches(self, moment: Moment) -> list[Batch]:
@@ -185,10 +166,10 @@ class DataPlane:
 
     def pass_over(self, moment: Moment) -> list[Batch]:
         """Move past one step, whose batches are made in other processes; there is none here."""
-        planned = self._plan(moment)
-        for takes in planned.takes:
-            self._pass_over(takes, planned)
-        self._debts = planned.debts
+        request = self._request(moment)
+        for takes in request.takes:
+            self._pass_over(takes, request)
+        self._debts = request.debts
         return []
 
     def micro_batches(self, step: int) -> int:
@@ -240,9 +221,9 @@ class DataPlane:
             source.follower.forget()
         self._parked = {name: self._parked[name] for name in state["sources"] if name in self._parked}
         self._transforms.load_state_dict(state["transforms"])
-        self._planned.clear()
-        self._mixture.debts = self._debts = dict(state["mixture"]["debts"])
-        self._cut = (None, None)
+        self._asked.clear()
+        self._debts = dict(state["mixture"]["debts"])
+        self._requests.owe(self._debts)
 
     def _all(self) -> dict[str, Source]:
         return {**self._parked, **self._sources}
@@ -292,7 +273,7 @@ class DataPlane:
         transforms = self._transforms.state_dict()
         for length, rows in dict.fromkeys((shape.seq_len, None if shape.rows is None else 1) for _, shape in state.shapes):
             self._transforms.begin(moment)
-            self._finish(self._read([(name, rows) for name in self._sources], length, self._length(length)), moment)
+            self._finish(self._read([(name, rows) for name in self._sources], length, self._requests.length(length)), moment)
             self._transforms.load_state_dict(transforms)
             for name, source in self._sources.items():
                 with calling(source.part.id, "load_state_dict"):
@@ -317,69 +298,48 @@ class DataPlane:
     def _produce(self, moment: Moment) -> list[Batch]:
         if self._finishes:
             self._transforms.begin(moment)
-        planned = self._next_planned(moment) if self._workers and self._open else self._plan(moment)
+        request = self._next_asked(moment) if self._workers and self._open else self._request(moment)
         try:
-            batches = self._read_own(planned)
+            batches = self._read_own(request)
         except ReaderStopped as error:
             raise ReaderStopped(f"step {moment.step}, {error}") from error
-        self._debts = planned.debts
+        self._debts = request.debts
         return [self._finish(batch, moment, index) for index, batch in self.share.indices(batches)] if self._finishes else batches
 
-    def _read_own(self, planned: _Planned) -> list[Batch]:
+    def _read_own(self, request: StepRequest) -> list[Batch]:
         """The micro-batches of a step that belong here, read before the first of them is used; the rows of the others are passed over."""
-        copies = self._copies and len(planned.takes) > 1
+        copies = self._copies and len(request.takes) > 1
         batches = []
-        for index, takes in enumerate(planned.takes):
+        for index, takes in enumerate(request.takes):
             if self.share.owns(index):
-                batch = self._read(takes, planned.seq_len, planned.length)
+                batch = self._read(takes, request.seq_len, request.length)
                 batches.append(copied(batch) if copies else batch)
             else:
-                self._pass_over(takes, planned)
+                self._pass_over(takes, request)
         return batches
 
-    def _pass_over(self, takes: Iterable[tuple[str, int | None]], planned: _Planned) -> None:
+    def _pass_over(self, takes: Takes, request: StepRequest) -> None:
         for name, rows in takes:
-            self._sources[name].pass_over(rows, planned.length, planned.seq_len)
+            self._sources[name].pass_over(rows, request.length, request.seq_len)
 
-    def _next_planned(self, moment: Moment) -> _Planned:
-        """The plan of a step; the coming steps are planned, and asked of the reader processes, as well."""
-        while len(self._planned) <= self._workers and (coming := next(self._coming, None)) is not None:
-            self._planned.append((coming.step, self._plan(coming)))
-        step, planned = self._planned.popleft()
+    def _next_asked(self, moment: Moment) -> StepRequest:
+        """The request of a step; those of the coming steps are made, and their rows asked of the reader processes, as well."""
+        while len(self._asked) <= self._workers and (coming := next(self._coming, None)) is not None:
+            self._asked.append((coming.step, self._request(coming)))
+        step, request = self._asked.popleft()
         assert step == moment.step
-        return planned
+        return request
 
-    def _plan(self, moment: Moment) -> _Planned:
-        assert self._state is not None
-        shape = self._state.shape(moment.step)
+    def _request(self, moment: Moment) -> StepRequest:
+        """What a step takes; loaders get the values of their options at its time, and reader processes are asked for its rows."""
         for source in self._following:
             source.follower.apply(moment.t)
-        last, planned = self._cut
-        if planned is None or shape is not last or self._only is None:
-            takes = tuple([self._deal(self._state, moment, rows) for rows in shape.micro_batches])
-            planned = _Planned(shape.seq_len, self._length(shape.seq_len), takes, self._mixture.debts)
-            self._cut = shape, planned
+        request = self._requests.of(moment)
         if self._workers:
-            self._ask(planned.takes, planned.length)
-        return planned
-
-    def _ask(self, takes: _Takes, length: int | None) -> None:
-        """Ask the reader processes for what a step takes."""
-        for name, rows in (pair for pairs in takes for pair in pairs):
-            loader = self._sources[name].loader
-            if isinstance(loader, ProcessLoader):
-                loader.ask(rows, length)
-
-    def _deal(self, state: DataState, moment: Moment, rows: int | None) -> tuple[tuple[str, int | None], ...]:
-        """Source → rows of one micro-batch."""
-        if self._only is not None:
-            return ((self._only, rows),)
-        if rows is None:
-            raise DataError(f"{len(self._sources)} sources are mixed row by row: declare data.batch_size")
-        return tuple(self._mixture.take({name: curve(moment.t) for name, curve in state.mix.items()}, rows).items())
-
-    def _length(self, seq_len: int | None) -> int | None:
-        return None if seq_len is None else seq_len + self._lookahead
+            for name, rows in (pair for takes in request.takes for pair in takes):
+                if isinstance(loader := self._sources[name].loader, ProcessLoader):
+                    loader.ask(rows, request.length)
+        return request
 
     def _read(self, takes: Sequence[tuple[str, int | None]], seq_len: int | None, length: int | None) -> Batch:
         """One micro-batch."""
