@@ -102,8 +102,8 @@ class LiveState:
     def hook_notes(self) -> tuple[str, ...]:
         """A sentence for each hook and function that keeps something of its own, once in a run."""
         functions = keeping_functions(self._functions())
-        found = [*keeping_hooks(self.model.model, self.optimizer.optimizer), *functions]
-        hooks = [each for each in found if each not in self._told_hooks]
+        keeping = [*keeping_hooks(self.model.model, self.optimizer.optimizer), *functions]
+        hooks = [each for each in keeping if each not in self._told_hooks]
         self._told_hooks.update(hooks)
         return tuple(
             f"{hook} keeps {kept}, which no checkpoint holds: where it changes and decides what comes, a resume goes on with other "
