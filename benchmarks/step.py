@@ -9,7 +9,7 @@ and SwiGLU. What StackWise measures is all of a run but its checkpoints: batches
 
 Of a step the median of its wall time, and the median and the fastest tenth of its CPU time, which other load disturbs less.
 
-Run: python benchmarks/step.py [--rounds 9] [--steps 20] [--threads 1] [--only PART_OF_NAME] [--profile VARIANT]
+Run: python benchmarks/step.py [--rounds 9] [--steps 20] [--threads 1] [--only PART_OF_NAME/…] [--profile VARIANT]
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="", help="a part of the names of the variants to measure beside the published one")
+    parser.add_argument("--only", default="", help="parts of the names of variants to measure beside the published one, / between them")
     parser.add_argument("--profile", choices=(*BY_HAND, *OURS))
     parser.add_argument("--serve", choices=(*BY_HAND, *OURS), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -271,7 +271,7 @@ def main() -> None:
     if variant := given.serve or given.profile:
         served(variant)
         return
-    variants = [variant for variant in (*BY_HAND, *OURS) if given.only in variant or variant == REFERENCE]
+    variants = [variant for variant in (*BY_HAND, *OURS) if any(part in variant for part in given.only.split("/")) or variant == REFERENCE]
     if not given.only and not has_bf16():
         variants = [variant for variant in variants if "bf16" not in variant]
     seconds, firsts = measure(variants, given.rounds, given.steps, given.threads)

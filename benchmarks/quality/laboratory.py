@@ -86,23 +86,37 @@ def first_example() -> tuple[Side, ...]:
 
 
 def budget(flops: float) -> tuple[Side, ...]:
-    """Two questions at a budget: the final model is given (6 blocks of width 128), and nothing is given."""
+    """Two questions at a budget: the final model is given (6 blocks, of width 128 and of 64), and nothing is given."""
     width = 64 if flops < 6e12 else 96
     around = sizes(f"2x{width}", f"1x{width}", f"3x{width}", f"2x{width * 3 // 4}", f"2x{width * 3 // 2}")
     small_timeline = {f"1-2-3x{width}": {"model.rack.width": width}}
-    given: dict[str, Keys] = {"1-3-6x128": {}}
-    quarter = "given: the same, a quarter of the FLOPs"
     return (
-        Side("given-static", "given: static, 6 blocks of width 128", CONFIGS / "bytes.yaml", sizes("6x128"), flops),
-        Side("given-grown", "given: timeline 1 → 3 → 6, half the FLOPs", CONFIGS / "grown.yaml", given, flops / 2, "given-static"),
-        Side("given-quarter", quarter, CONFIGS / "grown.yaml", given, flops / 4, "given-static", "given-grown"),
+        *given("given", 128, flops),
         Side("small-static", "nothing given: static, the best size", CONFIGS / "bytes.yaml", around, flops, "given-static"),
         Side("small-grown", "nothing given: timeline 1 → 2 → 3", CONFIGS / "grown-small.yaml", small_timeline, flops, "small-static"),
+        *given("narrow", 64, flops),
+    )
+
+
+def given(name: str, width: int, flops: float) -> tuple[Side, ...]:
+    """A given final model: the static run of it, and the timeline that grows into it for a half and a quarter of the FLOPs."""
+    static, model = f"{name}-static", f"6 blocks of width {width}"
+    grown: dict[str, Keys] = {f"1-3-6x{width}": {"model.rack.width": width}}
+    half, quarter = f"given {model}: timeline 1 → 3 → 6, half the FLOPs", f"given {model}: the same, a quarter of the FLOPs"
+    return (
+        Side(
+            static, f"given: static, {model}", CONFIGS / "bytes.yaml", sizes(f"6x{width}"), flops, "" if name == "given" else "given-static"
+        ),
+        Side(f"{name}-grown", half, CONFIGS / "grown.yaml", grown, flops / 2, static),
+        Side(f"{name}-quarter", quarter, CONFIGS / "grown.yaml", grown, flops / 4, static, f"{name}-grown"),
     )
 
 
 def with_planes(side: Side, choice: Choice) -> Iterator[Side]:
-    """A side with the timeline of one plane more; rates are its own and the next ones, Muon's a grid of its own."""
+    """A side with the timeline of one plane more, and smaller batches and rows without one, which a timeline of them has to beat.
+
+    Rates are the side's own and the next ones, Muon's a grid of its own.
+    """
     at = LADDER.index(choice.rate)
     near = LADDER[max(at - 1, 0) : at + 2]
     peaks = {"wsd": {"peak": choice.rate, "warmup": "2%", "decay": "30%"}}
@@ -113,6 +127,10 @@ def with_planes(side: Side, choice: Choice) -> Iterator[Side]:
         "weights averaged, decay 0.99": ({"optimizer.ema": {"decay": 0.99}, "evaluate.heldout.weights": "ema"}, near),
         "embedding and first block at half the rate": ({"optimizer.groups": {"low": {"select": LOW, "lr": peaks}}}, near),
         "Muon": ({"optimizer": muon}, LADDER[6:11]),
+        "batches of 4 throughout (no timeline)": ({"data.batch_size": 4}, near),
+        "batches of 2 throughout (no timeline)": ({"data.batch_size": 2}, near),
+        "rows and batches together": (ROWS | {"data.step_tokens": {"piecewise": {"values": {"0%": 256, "20%": 512, "50%": 1024}}}}, near),
+        "rows of 64, batches of 8 throughout (no timeline)": ({"data.seq_len": 64, "evaluate.heldout.seq_len": 128}, near),
     }
     for number, (title, (keys, rates)) in enumerate(planes.items(), start=1):
         own = {choice.candidate: {**side.candidates[choice.candidate], **keys}}
@@ -162,6 +180,7 @@ class Laboratory:
         if side.chosen_by:
             return self.choices.get(side.chosen_by)
         trials = [Choice(candidate, rate) for candidate in side.candidates for rate in side.rates]
+        trials += [each for each in self.tried(side) if each not in trials]
         while True:
             self.train(side, side.name, self.settings(side, trials, side.flops), (SEED,))
             found = self.finished(side.name)
@@ -172,6 +191,11 @@ class Laboratory:
             if beyond is None or self.only:
                 return Choice(best.candidate, best.rate)
             trials.append(Choice(best.candidate, beyond))
+
+    def tried(self, side: Side) -> list[Choice]:
+        """The trials of an earlier call, those beyond the end of the grid too."""
+        names = [config.parent.name.split(",") for config in sorted((self.directory / side.name).glob("*/config.yaml"))]
+        return [Choice(name[0], float(name[1].removeprefix("peak="))) for name in names]
 
     def settings(self, side: Side, choices: Sequence[Choice], flops: float | None) -> dict[str, Keys]:
         """The settings of a sweep."""
@@ -211,7 +235,7 @@ class Laboratory:
         yield from self._trials(sides)
         for stage, title in (("final", "equal FLOPs"), ("seconds", "as many processor seconds of one thread as the side beside it")):
             yield from self._finalists(sides, stage, title)
-        yield from self._factor()
+        yield from self._factors()
 
     def _trials(self, sides: Sequence[Side]) -> Iterator[str]:
         rows = [(side, candidate) for side in sides if not side.chosen_by for candidate in side.candidates]
@@ -241,16 +265,17 @@ class Laboratory:
                 cells = [name, *figures, str(Interval.of([each.bits for each in found])), *beside, f"{mean(times):.0f}" if times else "–"]
                 yield f"| {' | '.join(cells)} |"
 
-    def _factor(self) -> Iterator[str]:
-        """How many times fewer FLOPs the timeline needs to the loss of the static run of its seed, on the line between its two budgets."""
-        sides = [{each.seed: each for each in self.finished(f"given-{name}-final")} for name in ("static", "grown", "quarter")]
-        factors = []
-        for seed in sorted(set.intersection(*map(set, sides))):
-            static, low, high = (side[seed] for side in sides)
-            share = (high.bits - static.bits) / (high.bits - low.bits)  # in log FLOPs
-            factors.append(static.flops / (high.flops * (low.flops / high.flops) ** share))
-        if factors:
-            yield f"\nFLOPs of the static run over those of the timeline at its loss, by seed: {Interval.of(factors)}"
+    def _factors(self) -> Iterator[str]:
+        """How many times fewer FLOPs a timeline needs to the loss of the static run of its seed, on the line between its two budgets."""
+        for model, width in (("given", 128), ("narrow", 64)):
+            sides = [{each.seed: each for each in self.finished(f"{model}-{name}-final")} for name in ("static", "grown", "quarter")]
+            factors = []
+            for seed in sorted(set.intersection(*map(set, sides))):
+                static, low, high = (side[seed] for side in sides)
+                share = (high.bits - static.bits) / (high.bits - low.bits)  # in log FLOPs
+                factors.append(static.flops / (high.flops * (low.flops / high.flops) ** share))
+            if factors:
+                yield f"\nWidth {width}: FLOPs of the static run over those of the timeline at its loss, by seed: {Interval.of(factors)}"
 
 
 def next_rate(best: float, tried: Sequence[float]) -> float | None:

@@ -272,3 +272,32 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ids.npy")
     with pytest.raises(DataError, match="no file but a folder, pipe or device"):
         find_array("tokens", str(tmp_path / "ids.npy"))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("change", ["cut off", "written to"])
+def test_a_file_that_changes_under_its_map_is_named_before_it_is_read_again(change: str, padded: bool) -> None:
+    np.save("a.npy", IDS)
+    np.save("ends.npy", np.array([0, 40, 70]))
+    form = {"documents": "ends.npy", "rows": "padded"} if padded else {}
+    loader = _build({"tokens": "a.npy"}, vocab=50, **form)
+    loader.take(1, 5)
+    if change == "cut off":
+        os.truncate("a.npy", 64)
+    else:
+        os.utime("a.npy", ns=(0, 0))
+    with pytest.raises(DataError, match=r"files\.tokens \('a.npy'\)"):
+        loader.take(1, 5)
+
+
+@pytest.mark.parametrize("way", ["removed", "replaced"])
+def test_a_file_in_whose_place_another_one_stands_is_read_as_it_was(way: str) -> None:
+    _save(x=np.arange(40, dtype=np.float32).reshape(10, 4))
+    loader = _build({"x": "x.npy"})
+    first = loader.take(5, None)["x"]
+    np.save("other.npy", np.zeros((1, 4), dtype=np.float32))
+    if way == "removed":
+        Path("x.npy").unlink()
+    else:
+        Path("other.npy").replace("x.npy")
+    assert torch.equal(torch.cat([first, loader.take(5, None)["x"]]), torch.arange(40, dtype=torch.float32).reshape(10, 4))

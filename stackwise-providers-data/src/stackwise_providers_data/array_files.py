@@ -22,6 +22,7 @@ from stackwise_providers_data.array_options import ArrayFilesOptions
 from stackwise_providers_data.array_shapes import with_bounds
 from stackwise_providers_data.corpus import Corpus
 from stackwise_providers_data.late_fingerprint import LateFingerprint
+from stackwise_providers_data.mapped_files import MappedFile
 from stackwise_providers_data.permutation import Indices
 from stackwise_providers_data.row_stream import RowStream
 from stackwise_providers_data.splits import no_rows, part_of, rows_of
@@ -56,6 +57,7 @@ def build_array_files(options: ArrayFilesOptions, context: BuildContext) -> Text
         fingerprint=LateFingerprint({"rows": len(range(total)[part])}, partial(_digest_of, contents, part)),
         name="files",
     )
+    loader.hold_to(MappedFile(array.path, array.label) for array in stored.values() if _mapped_from(array, aligned=True) is not None)
     loader.watch({field: partial(held.check, refuse[field]) for field, held in contents.items() if field not in known})
     return loader
 
@@ -97,6 +99,7 @@ def _stream(options: ArrayFilesOptions, array: StoredArray, context: BuildContex
     corpus = Corpus(array.label, tokens, starts, 0, fingerprint)
     check_pad(options.pad, options.vocab)
     loader = cut_rows(corpus, options, options.to_spec(), context, has_documents=options.documents is not None)
+    loader.hold_to([MappedFile(array.path, array.label)] if _mapped_from(array) is not None else [])
     if known is None:
         loader.watch({loader.field: partial(held.check, refuse)})
     return loader
@@ -127,14 +130,20 @@ def _starts(reference: str, total: int) -> Indices:
     return starts
 
 
+def _mapped_from(array: StoredArray, *, aligned: bool = False) -> int | None:
+    """Where in its file an array is mapped; None where it is read."""
+    unfit = aligned and array.offset is not None and array.offset % np.dtype(array.shape.dtype).itemsize
+    return None if unfit else array.offset
+
+
 def _read(array: StoredArray, *, aligned: bool = False) -> npt.NDArray[Any]:
     """The array, mapped where it can be; with `aligned` only where torch could share its memory.
 
     It is mapped copy-on-write, because torch has no read-only tensors.
     """
     dtype = np.dtype(array.shape.dtype)
-    if array.offset is not None and not (aligned and array.offset % dtype.itemsize):
-        return np.asarray(np.memmap(array.path, dtype=dtype, mode="c", offset=array.offset, shape=array.shape.sizes))
+    if (offset := _mapped_from(array, aligned=aligned)) is not None:
+        return np.asarray(np.memmap(array.path, dtype=dtype, mode="c", offset=offset, shape=array.shape.sizes))
     if array.path.suffix == ".safetensors":
         with array.path.open("rb") as file:
             file.seek(array.offset or 0)

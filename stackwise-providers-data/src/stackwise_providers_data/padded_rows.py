@@ -76,6 +76,8 @@ class PaddedRows(WalkedLoader):
         Raises:
             DataError: no number of rows, or no length; or the end, where nothing repeats.
         """
+        if self._maps:
+            self._hold()
         chosen, _ = self._walk.advance(self._entries(rows, length))
         assert length is not None
         if length not in self._lengths:

@@ -48,6 +48,8 @@ class RowStream(WalkedLoader):
         Raises:
             DataError: no number of rows, no field that a length could cut, or one that is shorter; or the end, where nothing repeats.
         """
+        if self._maps:
+            self._hold()
         chosen = torch.from_numpy(self._walk.advance(self._entries(rows, length))[0])
         return self._delivered({name: self._cut(name, length)[chosen] for name in self._fields})
 

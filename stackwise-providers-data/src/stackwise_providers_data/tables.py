@@ -65,16 +65,22 @@ class TableEncoding:
             "categories": {name: list(values) for name, values in self.categories.items()},
         }
         file = (json.dumps(content, indent=1) + "\n").encode()
-        return Tokenizer(vocabulary=f"table-{hashlib.sha256(file).hexdigest()[:16]}", files={ENCODING: file})
+        return Tokenizer(vocabulary=_named(file), files={ENCODING: file})
+
+
+def _named(file: bytes) -> str:
+    return f"table-{hashlib.sha256(file).hexdigest()[:16]}"
 
 
 def encoding_in(tokenizer: Tokenizer) -> TableEncoding:
     """The encoding that a run keeps.
 
     Raises:
-        DataError: the files are not an encoding.
+        DataError: the files are not an encoding, or not the one that its name says.
     """
     try:
+        if (named := _named(tokenizer.files[ENCODING])) != tokenizer.vocabulary:
+            raise ValueError(f"it is {named}")
         content = json.loads(tokenizer.files[ENCODING])
         return TableEncoding(
             rows=content["rows"],

@@ -64,4 +64,4 @@ def codec_of(tokenizer: Tokenizer) -> ByteCodec | LibraryCodec:
     """
     if tokenizer.vocabulary == "bytes":
         return ByteCodec()
-    return LibraryCodec(tokenizer_in(tokenizer.files, "the tokenizer of the run"))
+    return LibraryCodec(tokenizer_in(tokenizer))

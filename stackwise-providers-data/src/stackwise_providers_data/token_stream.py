@@ -82,6 +82,8 @@ class TokenStream(WalkedLoader):
         Raises:
             DataError: no number of rows, or no length: a stream has neither of its own; or the end, where nothing repeats.
         """
+        if self._maps:
+            self._hold()
         pages, before = self._walk.advance(self._entries(rows, length))
         assert rows is not None and length is not None
         tokens = self._page_rows[pages].reshape(-1)[before : before + rows * length]

@@ -111,15 +111,19 @@ def vocabulary_name(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def tokenizer_in(files: Mapping[str, bytes], label: str) -> TokenizerFile:
-    """The tokenizer that some files make.
+def tokenizer_in(tokenizer: Tokenizer) -> TokenizerFile:
+    """The tokenizer that the files of a run make.
 
     Raises:
-        DataError: there is no `tokenizer.json` among them.
+        DataError: there is no `tokenizer.json` among them, or it is that of another vocabulary, whose ids the model does not know.
     """
-    if JSON not in files:
-        raise DataError(f"{label} has no {JSON} but {', '.join(sorted(files)) or 'nothing'}: put the file back")
-    return TokenizerFile(label, files)
+    if JSON not in tokenizer.files:
+        raise DataError(f"the tokenizer of the run has no {JSON} but {', '.join(sorted(tokenizer.files)) or 'nothing'}: put the file back")
+    file = TokenizerFile("the tokenizer of the run", tokenizer.files)
+    if file.vocabulary != tokenizer.vocabulary:
+        what = f"is to be the vocabulary {tokenizer.vocabulary}, and its {JSON} is {file.vocabulary}"
+        raise DataError(f"{file.label} {what}: put the file back")
+    return file
 
 
 def tokenizer_at(path: str) -> TokenizerFile:

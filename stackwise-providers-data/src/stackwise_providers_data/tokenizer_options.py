@@ -77,7 +77,7 @@ class TokenizerOptions:
             DataError: the file, folder or run cannot be read, or holds no tokenizer.
         """
         if self.kept is not None:
-            return tokenizer_in(self.kept.files, "the tokenizer of the run")
+            return tokenizer_in(self.kept)
         if self.file is not None:
             return tokenizer_at(self.file)
         return None if self.run is None else tokenizer_of_run(self.run)

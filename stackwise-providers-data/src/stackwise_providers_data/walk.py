@@ -5,13 +5,14 @@ A unit is a page of tokens, a document or a row; `size` is its number of entries
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from stackwise import BatchSpec, DataError, EpochSize, UserError
+from stackwise_providers_data.mapped_files import MappedFile
 from stackwise_providers_data.order import Cursor, Order
 from stackwise_providers_data.permutation import Indices
 
@@ -153,6 +154,15 @@ class WalkedLoader:
         self.name = name
         self._walk, self._spec, self._fingerprint = walk, spec, fingerprint
         self._watched: dict[str, Callable[[torch.Tensor], bool]] = {}
+        self._maps: tuple[MappedFile, ...] = ()
+
+    def hold_to(self, maps: Iterable[MappedFile]) -> None:
+        """Have files looked at before each batch that is read through maps of them."""
+        self._maps = tuple(maps)
+
+    def _hold(self) -> None:
+        for each in self._maps:
+            each.check()
 
     def watch(self, checks: Mapping[str, Callable[[torch.Tensor], bool]]) -> None:
         """Check each batch before it is delivered.

@@ -148,7 +148,7 @@ def test_a_component_that_reads_numbers_is_said_to_be_unknown(tmp_path: Path) ->
     from stackwise import Built, experiment
 
     content = declared(model__embedding={"use": "transformer.token", "width": 128})
-    content["model"]["rack"] = Built(Reader, {})
+    content["model"]["rack"] = Built(Reader)
     (cost,) = price(make_plan(experiment(content), discover()), memory_from=0.0)
     assert isinstance(cost.memory, str) and cost.memory
 

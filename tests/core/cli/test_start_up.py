@@ -116,6 +116,54 @@ def test_freed_memory_stays_unless_the_user_says_otherwise() -> None:
     assert given_back > 5 * (16 << 20) // os.sysconf("SC_PAGE_SIZE") // 2
 
 
+UNCOMPILED = """
+import sys
+from stackwise.cli.process import load_torch
+load_torch()
+import torch
+from stackwise.assembly.uncompiled import without_compiler
+
+def marked():
+    return (torch.zeros(2, 3, device="meta") + torch.ones(3, device="meta")).shape
+
+class Watcher(torch.utils._python_dispatch.TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+with without_compiler(), Watcher():
+    assert marked() == (2, 3)
+    assert sys.modules["torch._dynamo"].__spec__ is None
+assert "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
+with without_compiler():
+    marked()
+    from torch._dynamo import config
+    assert config.recompile_limit > 0
+    assert torch._dynamo is sys.modules["torch._dynamo"] and torch._dynamo.__spec__ is not None
+before = torch._dynamo
+with without_compiler():
+    assert sys.modules["torch._dynamo"] is before
+with Watcher():
+    marked()
+assert getattr(Watcher.__torch_dispatch__.__wrapped__, "__dynamo_disable") is not Watcher.__torch_dispatch__.__wrapped__
+"""
+"""Marks are answered without the compiler; any other question loads it; afterwards the marks ask the compiler itself."""
+
+
+def test_marks_are_answered_without_the_compiler_and_nothing_else_is() -> None:
+    python(UNCOMPILED)
+
+
+def test_whoever_disables_a_function_meanwhile_gets_the_compiler() -> None:
+    code = """
+import sys, torch
+from stackwise.assembly.uncompiled import without_compiler
+with without_compiler():
+    left_alone = torch.compiler.disable(len)
+assert sys.modules["torch._dynamo"].__spec__ is not None and left_alone is not len and left_alone([1]) == 1
+"""
+    python(code)
+
+
 def commanded(*arguments: str, cwd: Path) -> tuple[set[str], list[str]]:
     """Modules that a command imports, and the lines of the watcher."""
     command = [sys.executable, "-X", "importtime", "-c", WATCHED, *arguments]
@@ -140,7 +188,7 @@ def test_commands_import_what_they_use(tmp_path: Path) -> None:
     assert before == ["as torch is loaded: 1000"]
     assert {"torch", "stackwise.assembly.pricing", "stackwise.machine.step"} <= run
     assert not run & NEVER
-    assert not run & {"stackwise.plan.amendments", "stackwise.saved.generate"}
+    assert not run & {"stackwise.plan.amendments", "stackwise.saved.generate", "torch._dynamo", "torch._inductor"}
 
     plan, _ = commanded("plan", str(EXAMPLE), cwd=tmp_path)
     assert not plan & NEVER

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import stackwise
 from stackwise import Built, Loss, PhaseEntered, RunStarted, StepDone
-from stackwise.machine.hooks import keeping_hooks
+from stackwise.machine.hooks import keeping_functions, keeping_hooks
 
 SEEN: dict[str, Any] = {}
 CALLS = 0
@@ -113,17 +113,57 @@ def test_hooks_of_torch_and_of_what_is_saved_are_not_named() -> None:
     assert [what for _, what in keeping_hooks(model, optimizer)] == ["count"]
 
 
+def weighed() -> Any:
+    weights, target = torch.ones(2), "labels"
+    return lambda output, labels: (nn.functional.cross_entropy(output, labels, weight=weights), target)[0]
+
+
+def growing() -> Any:
+    calls: list[int] = []
+
+    def loss(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return nn.functional.cross_entropy(output, labels) * len(calls)
+
+    return loss
+
+
+def with_a_default(output: Any, labels: Any, calls: list[int] = []) -> Any:  # noqa: B006  # what is to be found
+    calls.append(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "kept"),
+    [
+        (counting(), "count"),
+        (growing(), "calls"),
+        (partial(growing()), "calls"),
+        (of_the_process, "CALLS"),
+        (with_a_default, "a default of its arguments"),
+        (weighed(), None),
+        (of_the_module, None),
+        (nn.functional.cross_entropy, None),
+        (nn.CrossEntropyLoss(), None),
+        (None, None),
+    ],
+)
+def test_a_function_that_a_step_calls_is_named_where_it_changes_what_is_around_it(function: Any, kept: str | None) -> None:
+    assert [what for _, what in keeping_functions({"the loss": function})] == ([] if kept is None else [kept])
+
+
 class Counted(Dataset[Any]):
     """Says how often it was asked by the number that it keeps."""
 
     def __init__(self, start: int = 0) -> None:
         self.calls, self.size = start, 32
+        self.cache: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> Any:
         self.calls += 1
+        self.cache.setdefault(index, torch.randn(2))
         return torch.tensor([float(index), 1.0]), index % 2
 
 
@@ -162,7 +202,6 @@ def test_a_run_says_so_as_it_begins_and_as_it_goes_on_with_what_its_data_set_cou
     second = machine()
     second.restore(saved)
     told = next(event.notes for event in second.train() if isinstance(event, RunStarted))
-    assert [("'s'" in note, "calls of its Counted was 20" in note, "rack.layer" in note) for note in told] == [
-        (True, True, False),
-        (False, False, True),
-    ]
+    assert len(told) == 3
+    assert "calls of its Counted was 20" in told[0] and "the length of cache of its Counted was 20" in told[1]
+    assert "rack.layer" in told[2] and all("'s'" in note for note in told[:2])

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from attrs import evolve
 from click.testing import CliRunner, Result
 from whole_runs import outcome
 
@@ -193,6 +194,13 @@ def test_a_trunk_and_a_place_in_it_go_together(folder: Path, lacks: dict[str, An
 def test_a_trunk_that_is_no_run_is_refused(folder: Path) -> None:
     write(folder, {"trunk": "nowhere", "at": "50%"})
     assert call().exit_code == 2 and not (folder / "sweeps").exists()
+
+
+def test_the_sides_of_the_first_example_cost_as_much() -> None:
+    """To 1 %: a number of steps is whole."""
+    found = load_sweep(Path(__file__).parents[3] / "examples" / "sweeps" / "first.yaml")
+    costs = [job.flops for job in jobs_of(evolve(found, seeds=(2,)))]
+    assert len(costs) == 3 and costs == pytest.approx([3.38e11] * 3, rel=0.01)
 
 
 @pytest.mark.slow

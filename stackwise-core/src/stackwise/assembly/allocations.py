@@ -139,8 +139,8 @@ def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
 
 def _places(indices: Iterable[torch.Tensor | None]) -> list[torch.Tensor | None]:
     """The indices, each mask that has numbers replaced by the positions that it selects."""
-    found: list[torch.Tensor | None] = []
+    places: list[torch.Tensor | None] = []
     for index in indices:
         is_mask = index is not None and index.dtype is torch.bool and not isinstance(index, FakeTensor)
-        found += index.nonzero(as_tuple=True) if is_mask and index is not None else [index]
-    return found
+        places += index.nonzero(as_tuple=True) if is_mask and index is not None else [index]
+    return places

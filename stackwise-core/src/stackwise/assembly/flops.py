@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stackwise.assembly.prepared_shapes import Shapes, prepared_shapes
 from stackwise.assembly.references import outline
+from stackwise.assembly.uncompiled import without_compiler
 from stackwise.assembly.workshop import Workshop
 from stackwise.contracts.answers import WrongAnswer
 from stackwise.contracts.specs import AT_ENTRY, TaskSpec
@@ -141,7 +142,7 @@ class FlopCounts:
 def _count(model: Model, shapes: Shapes) -> int:
     counter = FlopCounterMode(display=False)
     batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
-    with counter:
+    with without_compiler(), counter:
         outputs = model(batch)
         sum(output.sum() for output in outputs.values() if output.is_floating_point()).backward()
     for parameter in model.parameters():
@@ -153,7 +154,7 @@ def _asked(model: nn.Module, shapes: Shapes) -> int:
     """FLOPs of one forward pass that a task asks for while it prepares a batch, or of the model that it compares with."""
     counter = FlopCounterMode(display=False)
     batch = {name: torch.zeros(shape, dtype=dtype, device="meta") for name, (shape, dtype) in shapes.items()}
-    with counter, torch.no_grad():
+    with without_compiler(), counter, torch.no_grad():
         model(batch)
     return counter.get_total_flops()
 

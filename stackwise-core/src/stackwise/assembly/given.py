@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stackwise.config.hints import SCHEDULED_RATE
 from stackwise.curriculum.parts import Part
 from stackwise.errors import ProviderError, UserError
 
@@ -24,6 +25,8 @@ def checked(part: Part, made: Any) -> Any:
         UserError: what was given in code lacks one.
     """
     names, form = _SHAPES[part.kind]
+    if hasattr(made, "get_last_lr"):
+        raise UserError(f"{part.kind}: a {type(made).__name__} is no {part.kind}: {SCHEDULED_RATE['scheduler']}")
     if part.given is not None and (missing := [name for name in names if not hasattr(made, name)]):
         raise UserError(f"{part.kind}: {part.id} cannot be used as {part.kind}, because it has no {', '.join(missing)}: {form}")
     return made

@@ -51,6 +51,8 @@ def assemble(
         ConfigError: mistakes in the experiment.
         ProviderError: a component that is needed cannot be built.
     """
+    if not isinstance(source, Plan | Experiment):
+        raise UserError(f"{source!r:.60} is no experiment: give stackwise.load(path), or stackwise.experiment(run=…, data=…, …)")
     plan = source if isinstance(source, Plan) else make_plan(source, registry if registry is not None else discover())
     with blaming(plan.providers):
         return _assemble(plan.with_tokenizers(), observers, ranks)

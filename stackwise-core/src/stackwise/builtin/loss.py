@@ -39,6 +39,8 @@ def Loss(function: Function, *targets: str, metrics: Mapping[str, Function] | No
     """
     for each in (function, *(metrics or {}).values()):
         _check(each)
+    if wrong := [target for target in targets if not isinstance(target, str)]:
+        raise UserError(f"a target of a Loss is the name of a field, and {wrong[0]!r:.60} is none: write Loss(function, 'labels')")
     if "loss" in (metrics or {}):
         raise UserError("a metric is named 'loss', which is the name of what is trained on: call it otherwise")
     task = StatefulLossTask if any(_keeps(each) for each in (function, *(metrics or {}).values())) else LossTask

@@ -90,12 +90,16 @@ def _translate(document: dict[str, Any], file: Path) -> tuple[str, tuple[str, ..
                 expect(isinstance(known, bool), known, "True or False")
             if known:
                 with calling(entry.id, "translate"):
-                    told = form.translate(document)
-                    expect(isinstance(told, TranslatedConfig) and isinstance(told.text, str), told, "a TranslatedConfig with text")
-                    dropped = told.dropped
-                    expect(isinstance(yaml.safe_load(told.text), dict), told.text, "as its text a config in YAML")
+                    translated = form.translate(document)
+                    expect(
+                        isinstance(translated, TranslatedConfig) and isinstance(translated.text, str),
+                        translated,
+                        "a TranslatedConfig with text",
+                    )
+                    dropped = translated.dropped
+                    expect(isinstance(yaml.safe_load(translated.text), dict), translated.text, "as its text a config in YAML")
                     expect(isinstance(dropped, tuple) and all(isinstance(line, str) for line in dropped), dropped, "a tuple of sentences")
-                return told.text, dropped
+                return translated.text, dropped
     raise UserError(f"{file} is not a config that an installed format can translate ({', '.join(asked) or 'none can'})")
 
 

@@ -61,14 +61,14 @@ def sweep(file: Path, output: Path | None, at_once: int, only_plan: bool, alone:
     from stackwise.sweeps.tree import jobs_of
     from stackwise.sweeps.work import Work, open_directory
 
-    found, begin = _on_its_trunk(load_sweep(file))
-    jobs = jobs_of(found, share=not alone, begin=begin)
+    sweep_config, begin = _on_its_trunk(load_sweep(file))
+    jobs = jobs_of(sweep_config, share=not alone, begin=begin)
     if only_plan:
-        click.echo(json.dumps([_as_json(job) for job in jobs], indent=2) if as_json else "\n".join(_plan_lines(jobs, found.trunk)))
+        click.echo(json.dumps([_as_json(job) for job in jobs], indent=2) if as_json else "\n".join(_plan_lines(jobs, sweep_config.trunk)))
         return
-    directory = output if output is not None else Path("sweeps") / found.name
-    lock = open_directory(directory, found, jobs)
-    work = Work(directory=directory, sweep=found, jobs=jobs, at_once=at_once, say=lambda text: click.echo(text, err=True))
+    directory = output if output is not None else Path("sweeps") / sweep_config.name
+    lock = open_directory(directory, sweep_config, jobs)
+    work = Work(directory=directory, sweep=sweep_config, jobs=jobs, at_once=at_once, say=lambda text: click.echo(text, err=True))
     try:
         work.run()
     finally:
@@ -83,16 +83,16 @@ def sweep(file: Path, output: Path | None, at_once: int, only_plan: bool, alone:
         raise error
 
 
-def _on_its_trunk(found: SweepConfig) -> tuple[SweepConfig, int]:
+def _on_its_trunk(sweep_config: SweepConfig) -> tuple[SweepConfig, int]:
     """A sweep with the config that its runs share, and the step of its trunk that they begin at."""
     from attrs import evolve
 
     from stackwise.runs.rest import checkpoint_at, config_of
 
-    if not found.trunk:
-        return found, 0
-    config = str(config_of(Path(found.trunk)))
-    return evolve(found, config=found.config or config), checkpoint_at(Path(found.trunk), found.at)[0].step
+    if not sweep_config.trunk:
+        return sweep_config, 0
+    config = str(config_of(Path(sweep_config.trunk)))
+    return evolve(sweep_config, config=sweep_config.config or config), checkpoint_at(Path(sweep_config.trunk), sweep_config.at)[0].step
 
 
 def _as_json(job: Job) -> dict[str, Any]:

@@ -28,6 +28,10 @@ _OTHER_WORDS: Mapping[str, str] = {
 }
 """Words of other trainers → the key they stand for."""
 
+_RATE = "the rate follows time by a schedule of the config, optimizer={…, 'lr': {'cosine': {'from': 1e-3, 'warmup': '5%'}}}"
+SCHEDULED_RATE: Mapping[str, str] = dict.fromkeys(("lr_scheduler", "scheduler", "lr_schedule", "schedule", "lr_schedulers"), _RATE)
+"""Words for a schedule of the learning rate → what to write instead."""
+
 _AMOUNTS = ("steps", "epochs", "tokens", "samples")
 """What the length of a run is counted in; as keys there are none of them."""
 
@@ -42,6 +46,8 @@ def unknown_key(key: str, known: Iterable[str], value: Any = None, *, elsewhere:
         elsewhere: whether it may have been meant for another section; an option of a component is not.
     """
     names = [*known]
+    if key in SCHEDULED_RATE and key not in names:
+        return f"unknown key: {SCHEDULED_RATE[key]}"
     word = _OTHER_WORDS.get(key.lower(), key)
     if word in names:
         return f"unknown key — did you mean '{word}'?"

@@ -41,6 +41,10 @@ Read = tuple[_T, tuple[Fault, ...]]
 """The result, and the mistakes in what was read."""
 
 
+_EVALUATION = "{every: 5%, batches: 16}, with data of its own as its sources: {<name>: …}"
+_SOURCES = "write sources: {<name>: {use: <provider>.<component>}}, in code {<name>: loader}"
+
+
 def read_run(node: Node | None, default_name: str) -> Read[RunConfig]:
     """`run:`; its name defaults to the file's."""
     section = Section(node, ("run",), "write run: {horizon: 500 steps}")
@@ -94,7 +98,7 @@ def _read_auxiliary(section: Section, node: Node) -> dict[str, Any]:
 def read_data(node: Node | None) -> Read[DataConfig]:
     """`data:`; without a mix, all sources weigh the same."""
     section = Section(node, ("data",), "write data: {sources: {<name>: {use: <provider>.<component>}}}")
-    nodes = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
+    nodes = section.take_map("sources", _SOURCES)
     if not nodes and not section.faults:
         section.fault(("sources",), "is missing: name at least one source, {<name>: {use: <provider>.<component>}}", missing=True)
     sources = {name: section.ref(child, ("sources", name)) for name, child in nodes.items()}
@@ -226,13 +230,13 @@ def read_evaluations(node: Node | None) -> Read[tuple[EvaluateConfig, ...]]:
     outer = Section(None, (), "")
     outer.children = {"evaluate": node} if node is not None and not node.is_null else {}
     evaluations = []
-    for name, child in outer.take_map("evaluate", "write evaluate: {<name>: {every: 5%, batches: 16}}").items():
-        section = Section(child, ("evaluate", name), "write {every: 5%, batches: 16}")
+    for name, child in outer.take_map("evaluate", f"write evaluate: {{<name>: {_EVALUATION}}}").items():
+        section = Section(child, ("evaluate", name), f"write {_EVALUATION}")
         if name == "train":
             section.fault((), "the name 'train' is taken by the training data itself: choose another")
         ready: dict[str, Any] = {"name": name}
         if "sources" in section.children:
-            nodes = section.take_map("sources", "write sources: {<name>: {use: <provider>.<component>}}")
+            nodes = section.take_map("sources", _SOURCES)
             ready["sources"] = {source: section.ref(entry, ("sources", source)) for source, entry in nodes.items()}
             if not nodes and not section.faults:
                 section.fault(("sources",), "names no source: name one, or leave it out to read those of training")

@@ -123,12 +123,12 @@ def load_sweep(path: Path) -> SweepConfig:
         ConfigError: it cannot be read, or holds what a sweep has not.
     """
     section = Section(read_file(path), (), "write config, grid, settings, seeds")
-    found = section.build(SweepConfig, {}, {})
-    if not section.faults and not found.config and not found.trunk:
+    sweep = section.build(SweepConfig, {}, {})
+    if not section.faults and not sweep.config and not sweep.trunk:
         section.fault(("config",), "write the config that all runs share, or the run that they are branched from (`trunk`)", missing=True)
-    if not section.faults and bool(found.trunk) != bool(found.at):
+    if not section.faults and bool(sweep.trunk) != bool(sweep.at):
         section.fault(("at",), "`trunk`, a run, and `at`, where in it, go together")
     if section.faults:
         raise ConfigError([Problem(fault.message, ".".join(fault.path), Position(str(path))) for fault in section.faults])
-    config, trunk = (str((path.parent / each).absolute()) if each else "" for each in (found.config, found.trunk))
-    return evolve(found, config=config, trunk=trunk, name=found.name or run_name_of(path.stem))
+    config, trunk = (str((path.parent / each).absolute()) if each else "" for each in (sweep.config, sweep.trunk))
+    return evolve(sweep, config=config, trunk=trunk, name=sweep.name or run_name_of(path.stem))

@@ -37,32 +37,35 @@ def check_predicts(subject: Subject) -> None:
         raise NotApplicable("it has no `predict`")
     model, rows = bench.model_around(subject).eval(), bench.rows(subject)
     kept = bench.copy_of(rows)
-    told = _predicted(task, model, rows)
+    predictions = _predicted(task, model, rows)
     must(bench.same(rows, kept), "predict changed the batch that it was given")
-    for name, tensor in told.items():
+    for name, tensor in predictions.items():
         must(not tensor.is_floating_point() or bool(tensor.isfinite().all()), f"'{name}' is not finite on ordinary rows")
     for part in (slice(None, ROWS // 2), slice(ROWS // 2, None)):
         alone = _predicted(task, model, {name: tensor[part] for name, tensor in rows.items()})
-        must(_close(alone, {name: tensor[part] for name, tensor in told.items()}), "a row gets another prediction beside other rows")
+        must(_close(alone, {name: tensor[part] for name, tensor in predictions.items()}), "a row gets another prediction beside other rows")
     spec = bench.boundaries(subject).task
     for target in [name for name in rows if name not in spec.inputs]:
         try:
             without = _predicted(task, model, {name: tensor for name, tensor in rows.items() if name != target})
         except UserError:
             continue  # it is no target: what is predicted follows from it
-        must(_close(without, told), f"its predictions change without '{target}', which new rows may lack")
+        must(_close(without, predictions), f"its predictions change without '{target}', which new rows may lack")
 
 
 def _predicted(task: Any, model: Any, rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     with torch.no_grad():
-        told = task.predict(model, rows)
-    must(isinstance(told, Mapping) and bool(told), f"predict gives {type(told).__name__}: it gives a map from names to tensors")
+        predictions = task.predict(model, rows)
+    must(
+        isinstance(predictions, Mapping) and bool(predictions),
+        f"predict gives {type(predictions).__name__}: it gives a map from names to tensors",
+    )
     count = len(next(iter(rows.values())))
-    for name, tensor in told.items():
+    for name, tensor in predictions.items():
         fits = isinstance(tensor, Tensor) and tensor.dim() > 0 and len(tensor) == count
         form = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
         must(fits, f"predict gives {form} as '{name}' for {count} rows: an entry a row")
-    return dict(told)
+    return dict(predictions)
 
 
 def check_makes_rows(subject: Subject) -> None:
@@ -170,9 +173,9 @@ def check_scores(subject: Subject) -> None:
 
     def scored(rows: Sequence[Tensor], given: Sequence[int]) -> list[tuple[float, bool]]:
         with torch.no_grad():
-            told = list(task.score(model, rows, given))
-        must(len(told) == len(rows), f"{len(told)} scores come for {len(rows)} rows")
-        return told
+            scores = list(task.score(model, rows, given))
+        must(len(scores) == len(rows), f"{len(scores)} scores come for {len(rows)} rows")
+        return scores
 
     follow = scored([torch.cat((row, torch.tensor([id]))) for id in range(ids)], [len(row)] * ids)
     total = float(torch.tensor([nats for nats, _ in follow], dtype=torch.float64).exp().sum())
@@ -227,10 +230,10 @@ def check_reads_rows(subject: Subject) -> None:
         kind = tensor.dtype == partners.dtype_of(field) or field.dtype in ("floating", "integer")
         must(kind and tensor.dim() == len(field.dims), f"'{name}' is {form}, and {field} is promised")
     count = len(next(iter(whole.values())))
-    told = options.tell({"score": torch.linspace(0, 1, count)})
-    must(len(told) == count, f"it tells {len(told)} rows of {count} predictions")
+    values = options.tell({"score": torch.linspace(0, 1, count)})
+    must(len(values) == count, f"it tells {len(values)} rows of {count} predictions")
     try:
-        json.dumps(list(told), allow_nan=False)
+        json.dumps(list(values), allow_nan=False)
     except (TypeError, ValueError) as error:
         must(False, f"what it tells is not plain: {error}")
 

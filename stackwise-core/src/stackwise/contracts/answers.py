@@ -32,7 +32,7 @@ _SPECS: Mapping[Kind, str] = {"embedding": "get_spec", "rack": "to_spec", "head"
 
 
 MAPS = (dict, Mapping)
-"""What a map is, for checks of every step: a dict is told at once, where asking the abstract class alone takes a call."""
+"""The classes of maps, for `isinstance` in every step: a dict is recognised at once, while `Mapping` alone costs a call."""
 
 
 class WrongAnswer(UserError):
@@ -76,20 +76,25 @@ def callback_of(error: BaseException | None) -> tuple[str, str] | None:
 
 
 def expect(condition: bool, answer: Any, expected: str) -> None:
-    """Raise unless an answer is what its callback gives.
+    """Check what a callback returned.
+
+    Args:
+        condition: whether the answer is allowed.
+        answer: what was returned, for the message.
+        expected: what is allowed, in words.
 
     Raises:
-        WrongAnswer: it is not; the sentence says what it is and what was expected.
+        WrongAnswer: the condition does not hold; the message says what was returned and what was expected.
     """
     if not condition:
         raise WrongAnswer(f"it gave {short(answer)}, and {expected} is expected")
 
 
 def expect_rows(answer: Any, rows: int) -> Mapping[str, Any]:
-    """What a task says of rows: a map from names to tensors with an entry a row.
+    """Check that a task returned a map from names to tensors with one entry for each row.
 
     Raises:
-        WrongAnswer: it is none.
+        WrongAnswer: it returned something else.
     """
     expect(isinstance(answer, Mapping) and bool(answer), answer, "a map from names to tensors")
     for name, tensor in answer.items():
@@ -99,17 +104,17 @@ def expect_rows(answer: Any, rows: int) -> Mapping[str, Any]:
 
 
 def expect_state(state: Any) -> dict[str, Any]:
-    """What `state_dict` gives: a map with names.
+    """Check that `state_dict` returned a map with string keys.
 
     Raises:
-        WrongAnswer: it is none.
+        WrongAnswer: it returned something else.
     """
     expect(isinstance(state, Mapping) and all(isinstance(key, str) for key in state), state, "a dict of names and plain values")
     return dict(state)
 
 
 def expect_artifact(kind: Kind, artifact: Any) -> None:
-    """Check that what a factory built is of its kind.
+    """Check that a factory built an artifact of the right kind.
 
     Raises:
         WrongAnswer: a method is missing, or its spec is of another kind.
@@ -128,7 +133,7 @@ def expect_artifact(kind: Kind, artifact: Any) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number, and no truth value."""
+    """Whether a value is a finite number and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0
 
 

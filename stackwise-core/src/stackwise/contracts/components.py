@@ -24,6 +24,7 @@ from stackwise.contracts.specs import (
     TaskSpec,
     TransformSpec,
 )
+from stackwise.errors import UserError
 
 Kind = Literal[
     "embedding",
@@ -53,7 +54,7 @@ SPEC_OF: Mapping[Kind, type[Spec]] = {
     "loader": BatchSpec,
     "transform": TransformSpec,
 }
-"""Kind → what `to_spec()` of its options gives; the other kinds have no spec."""
+"""Kind → class of the spec that `to_spec()` of its options returns; the other kinds have no spec."""
 
 
 @frozen(kw_only=True)
@@ -83,37 +84,37 @@ class Starter:
     summary: str = ""
     """One line for listings."""
     files: Mapping[str, str] = Factory(dict)
-    """Sample data written beside it: file name → `"module:attribute"` of text or bytes. The text has each name after a double
-    quote, where the path is laid in."""
+    """Sample data written beside it: file name → `"module:attribute"` of text or bytes. The text of the starter names each file right after
+    a double quote, where the path is inserted."""
     folder: bool = False
-    """Whether it begins from the folder of a trained model (`--from`): the text has `"FOLDER` for it and no section `model`, which is
-    written from the folder."""
+    """Whether it begins from the folder of a trained model (`--from`). The text then says `"FOLDER` where the path belongs, and has no
+    section `model`, which is written from the folder."""
     language: Literal["yaml", "python"] = "yaml"
 
 
 @frozen(kw_only=True)
 class BuildContext:
-    """What a factory may know beside its options."""
+    """What a factory may know besides its options."""
 
     seed: int
     """Seed of this component's own stream, derived from the run's seed and the component's place."""
     split: str = "train"
-    """`train`, or the name of an evaluation: loaders deliver documents disjoint from training for any other name."""
+    """`train`, or the name of an evaluation, for which a loader must deliver documents that training does not see."""
     whole: bool = False
-    """Whether a loader belongs to an evaluation alone (its own `sources`): it then delivers all of its data, and not a part held out."""
+    """Whether a loader belongs to an evaluation alone (its own `sources`): it then delivers all of its data instead of a held-out part."""
     steps: int = 1
     """Steps of the whole run."""
     max_rows: int | None = None
-    """Most rows asked of a loader at once anywhere on the timeline: a size for buffers, on which nothing that it delivers may depend."""
+    """Largest number of rows in one request anywhere on the timeline: a size for buffers. What a loader delivers must not depend on it."""
     max_length: int | None = None
-    """Longest row anywhere on the timeline, the task's lookahead included."""
+    """Longest row anywhere on the timeline, including the task's lookahead."""
     specs: Mapping[str, Any] = Factory(dict)
     """Specs at the junctions with their solved sizes: `batch`, `embedding`, `rack`, `head`, `task`."""
 
 
 @frozen
 class Deferred:
-    """A callable of the core by name, imported when it is called: so the cold wing can declare what only torch can build."""
+    """A callable of the core by name, imported when it is called, so that code without torch can declare what needs torch to be built."""
 
     target: str
     """`"module:attribute"`."""
@@ -133,6 +134,9 @@ class Built:
 
     `spec` states the boundary where the default of its kind does not hold (a rack: hidden in, hidden out, blocks under
     `stacks.<stack>.<i>`).
+
+    Raises:
+        UserError: an option without a name, such as the parameters of an optimizer.
     """
 
     make: Callable[..., Any]
@@ -140,6 +144,12 @@ class Built:
     spec: Any
 
     def __init__(self, make: Callable[..., Any], spec: Any = None, **options: Any) -> None:
+        if spec is not None and not isinstance(spec, tuple(SPEC_OF.values())):
+            name, kind = getattr(make, "__name__", type(make).__name__), type(spec).__name__
+            raise UserError(
+                f"Built({name}, <{kind}>): options are given by name, Built({name}, <option>=…), as phases change them by name; what may "
+                "stand beside the callable is a spec, and an optimizer is given its parameters by the run"
+            )
         object.__setattr__(self, "make", make)
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "spec", spec)

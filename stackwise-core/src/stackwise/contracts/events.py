@@ -1,6 +1,6 @@
-"""What the training machine yields: plain records of what happened, in order.
+"""The events that the training machine yields: plain records of what happened, in order.
 
-Checkpointing, logs, progress bars and trackers consume them; nothing in an event is live.
+Checkpointing, logs, progress bars and trackers consume them. An event holds plain values only, no tensors or other live objects.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 
 class RunFacts(NamedTuple):
-    """The run whose events an observer is about to get. It is not an event: observers with a `meet` get it once, before the first event."""
+    """The run whose events an observer is about to get. This is not an event: observers with a method `meet` get it once, before the first
+    event."""
 
     name: str
-    """Of the run directory."""
+    """Name of the run directory."""
     directory: str
     config: Mapping[str, Any]
-    """As it was understood, every `extends` and `--set` applied."""
+    """The resolved config, with every `extends` and `--set` applied."""
     plan: Mapping[str, Any]
     """As `plan.json` holds it."""
 
@@ -28,13 +29,13 @@ class RunStarted(NamedTuple):
     device: str
     precision: str
     bridges: tuple[str, ...]
-    """Junctions that were bridged, in sentences."""
+    """A sentence for each junction that was bridged."""
     step: int = 0
-    """The first step to run: not 0 where a run goes on from a checkpoint."""
+    """The first step to run; above 0 where a run continues from a checkpoint."""
     providers: tuple[str, ...] = ()
-    """Whose code runs: distribution, version, and the sha256 of its Python files."""
+    """The providers in use: distribution, version, and the sha256 of its Python files."""
     notes: tuple[str, ...] = ()
-    """What finished objects bring from an earlier run of the process, and what a resume cannot be sure of, in sentences."""
+    """Sentences on state that finished objects bring from an earlier run of the process, and on what a resume cannot guarantee."""
 
 
 class PhaseEntered(NamedTuple):
@@ -54,12 +55,13 @@ class PhaseEntered(NamedTuple):
     moments_dropped: int
     seconds: float
     merged: int = 0
-    """Matrices that took in a weight adapter which left."""
+    """Number of matrices into which a weight adapter was merged."""
     probe_loss_before: float | None = None
-    """Loss of the last batch before the boundary; None where the boundary leaves the function alone or models do not compare."""
+    """Loss of the old model on the last batch before the boundary; None where the boundary cannot change the function, or the models cannot
+    be compared."""
     probe_loss_after: float | None = None
     probe_change: float | None = None
-    """Largest absolute change of any output on that batch."""
+    """Largest absolute change of any output of the model on that batch."""
     notes: tuple[str, ...] = ()
     """Hooks of the model and the optimizer that keep what no checkpoint holds, in sentences, each once in a run."""
 
@@ -78,15 +80,15 @@ class StepDone(NamedTuple):
     """Scheduled positions consumed after this step."""
     seconds: float
     skipped: bool = False
-    """Whether nothing was changed: the step was not finite, or had no target."""
+    """Whether the step changed nothing, because loss or gradients were not finite, or there was no target."""
     why: str = ""
-    """Why it was skipped."""
+    """If it was skipped, the reason."""
     metrics: Mapping[str, float] = {}  # of a record, which nobody writes to
-    """What the task reports beside the loss, as means over the step's targets."""
+    """The further metrics of the task, as means over the step's targets."""
     rates: Mapping[str, float] = {}  # of a record, which nobody writes to
-    """Every learning rate by its group and key (`default.lr`, `norms.adamw_lr`), where there are several."""
+    """If there are several learning rates: each by its group and key (`default.lr`, `norms.adamw_lr`)."""
     flops: float = 0.0
-    """Training FLOPs spent after this step, by the plan's prices; 0 where it has none."""
+    """Training FLOPs spent up to and including this step, by the plan; 0 where the plan does not count them."""
 
 
 class Evaluated(NamedTuple):
@@ -120,8 +122,8 @@ class Stopped(NamedTuple):
 
 
 class Stalled(NamedTuple):
-    """The phase ends before step `step` by its own rule, `until.stalls`: the walk ends here, and the holder of the plan goes on with
-    another one, in which the phase has ended."""
+    """The phase ends before step `step` by its own rule, `until.stalls`. The machine stops here; the run then continues with a new plan in
+    which the phase has ended."""
 
     step: int
     phase: str
@@ -129,12 +131,12 @@ class Stalled(NamedTuple):
 
 
 class CheckpointSaved(NamedTuple):
-    """The state before step `step` is on its way to disk; written already, unless checkpoints are asynchronous."""
+    """The state before step `step` was saved; with asynchronous checkpoints it may still be being written."""
 
     step: int
     path: str
     seconds: float
-    """How long training stood still."""
+    """How long training was interrupted."""
     reason: str
     """`cadence`, `phase`, `signal`, `stop`, `end`, `moved` where the run directory was, or `branch` where another was branched."""
 
@@ -147,7 +149,7 @@ class CheckpointRefused(NamedTuple):
 
 
 class ConfigChanged(NamedTuple):
-    """From step `step` on, one key of the config is another than before."""
+    """From step `step` on, one key of the config has another value."""
 
     step: int
     key: str
@@ -156,7 +158,7 @@ class ConfigChanged(NamedTuple):
 
 
 class Rewound(NamedTuple):
-    """Training went back to the checkpoint of step `step`; the data delivered since are passed over."""
+    """Training went back to the checkpoint of step `step`; the rows that were delivered since then are not delivered again."""
 
     step: int
     halted_at: int
@@ -175,10 +177,10 @@ class RunFinished(NamedTuple):
     ledger: Mapping[str, Mapping[str, int]]
     """Source → rows and tokens delivered."""
     without_targets: int = 0
-    """Steps that changed nothing because they had no target; `skipped` are those that were not finite."""
+    """Steps that changed nothing because they had no target; `skipped` counts those whose loss or gradients were not finite."""
     cpu_seconds: float = 0.0
-    """Processor time of the same steps and transitions, by all threads of this process: unlike `seconds`, it hardly depends on what
-    else the machine does."""
+    """CPU time of the same steps and transitions, of all threads of this process: unlike `seconds`, it hardly depends on what else
+    runs on the machine."""
 
 
 Event = (

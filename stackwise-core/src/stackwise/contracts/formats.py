@@ -38,27 +38,26 @@ class StoredModel:
     """A model as a folder holds it."""
 
     model: Mapping[str, Mapping[str, Any]]
-    """`embedding`, `rack` and `head` as the section `model:` of a config writes them: `use`, and options in their shortest form. What is
-    left out is at its default."""
+    """`embedding`, `rack` and `head` as in the section `model:` of a config: `use`, and the options that differ from their defaults."""
     tensors: Mapping[str, torch.Tensor]
-    """Canonical name → tensor; tied ones under the first of their names. A mapping that makes each when it is asked for it keeps one in
-    memory; it says by an attribute `shapes`, name → shape, what it would give, and is then asked for each once. One that makes a tensor of
-    several may offer `copy_into(name, target) -> dtype`, which writes them into the target's rows instead."""
+    """Canonical name → tensor; tied tensors under the first of their names. To keep only one tensor in memory, this may be a mapping that
+    reads each tensor when it is accessed. It then has an attribute `shapes`, name → shape, and each tensor is accessed once. If tensors
+    are made from several stored ones, it may also have `copy_into(name, target) -> dtype`, which writes them into rows of `target`."""
     weight_adapters: Mapping[str, Mapping[str, Any]] = Factory(dict)
     """Name → a weight adapter as `model.weight_adapters` of a config writes it, `use` and `select` among its keys; its tensors are
     `weight_adapters.<name>.<path>…`."""
     free: tuple[str, ...] = ()
-    """`<part>.<option>` of options that change nothing of a model whose weights are given, as the deviation it was drawn with; a config
-    may say of them what it likes, as of options that follow time."""
+    """`<part>.<option>` of options that have no effect once weights are given, such as the deviation of the initialisation. A config may
+    set them to any value, like scheduled options."""
     notes: tuple[str, ...] = ()
-    """What of the folder is not taken over though nothing is lost by it, a sentence each."""
+    """A sentence for each setting of the folder that is not taken over, although the model stays the same."""
 
 
 class WeightFormat(Protocol):
     """A format of folders.
 
-    Bad folders are the user's: `read` and `write` raise `UserError` with the file, what is wrong, and what to do. Every setting of a
-    folder is used or refused by name, and so is every tensor.
+    A damaged or unsuitable folder is a mistake of the user: `read` and `write` raise `UserError` with the file, what is wrong, and what
+    to do. Every setting and every tensor of a folder must be used, or refused by name.
     """
 
     def example(self) -> Mapping[str, Mapping[str, Any]]:
@@ -66,7 +65,7 @@ class WeightFormat(Protocol):
         ...
 
     def recognises(self, folder: Path) -> bool:
-        """Whether a folder is of this format, from its names and small files; any folder may be asked about."""
+        """Whether a folder is of this format, judged by file names and small files. It must work for any folder."""
         ...
 
     def read(self, folder: Path) -> StoredModel:
@@ -85,12 +84,12 @@ class WeightFormat(Protocol):
                 attribute `holds_weight_adapters` that is true may get one with weight adapters: `model.attached`, (name, path of
                 the module) → the adapter.
             folder: where to write; the caller forces it to disk and renames it.
-            origin: the folder of this format that the run began from, if it is still there: what the format keeps beside the model (ids of
-                special tokens, say) is taken over from it.
+            origin: the folder of this format that the run began from, if it still exists: other files and settings of the format, such as
+                ids of special tokens, are copied from it.
             tokenizer: the files of the tokenizer that the run's data were made with, by name; empty where there is none, or several.
 
         Raises:
-            UserError: the format has no words for this model; all reasons are named.
+            UserError: the format cannot express this model; all reasons are named.
         """
         ...
 
@@ -115,10 +114,10 @@ class TranslatedConfig:
 
 
 class TranslatesConfigs(Protocol):
-    """What a format may offer beside: configs of its tool become configs here, for `stackwise migrate`."""
+    """A format that can also translate configs of its tool, for `stackwise migrate`."""
 
     def translates(self, document: Mapping[str, Any]) -> bool:
-        """Whether a document is a config of its tool; any document may be asked about."""
+        """Whether a document is a config of its tool. It must work for any document."""
         ...
 
     def translate(self, document: Mapping[str, Any]) -> TranslatedConfig:

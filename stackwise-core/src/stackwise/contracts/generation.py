@@ -1,4 +1,4 @@
-"""What generating text asks of a task and of a loader."""
+"""What a task and a loader implement so that a run can generate text."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class GenerationSettings:
     tokens: int
     """Number of tokens to generate."""
     temperature: float = 1.0
-    """What logits are divided by before a token is drawn; 0: the likeliest one is taken."""
+    """Logits are divided by it before a token is drawn; 0: the most likely token is taken."""
     top_k: int | None = None
-    """Draw among the k likeliest tokens only."""
+    """Draw only among the k most likely tokens."""
     top_p: float | None = None
-    """Draw among the fewest likeliest tokens only that together have at least this probability."""
+    """Draw only among the smallest set of most likely tokens whose probabilities sum to at least this."""
     steps: int | None = None
-    """Forward passes of a task that fills in several tokens at once; None: as many as tokens."""
+    """Number of forward passes of a task that fills in several tokens at once; None: as many as tokens."""
     cache: bool = True
-    """Whether what was computed for earlier tokens is kept, where the model can."""
+    """Whether keys and values of earlier tokens are kept, if the model supports it."""
     ids: int | None = None
-    """Only ids below may be generated (those of the loader); None: all that the model knows."""
+    """Only ids below this one (those of the loader) may be generated; None: all ids of the model."""
     stop: tuple[int, ...] = ()
     """Ids that end a continuation; the one that does is its last."""
     hear: Callable[[int, int], bool | None] | None = None
@@ -103,17 +103,17 @@ class GeneratesRows(Protocol):
 
 @runtime_checkable
 class Scores(Protocol):
-    """A task whose model says how likely a text goes on as it does."""
+    """A task that can compute the likelihood of a given continuation."""
 
     def score(
         self, model: Callable[[Batch], Mapping[str, torch.Tensor]], rows: Sequence[torch.Tensor], given: Sequence[int]
     ) -> Sequence[tuple[float, bool]]:
-        """For every row the natural logarithm of the probability of its rest, and whether each token of that is the likeliest one there.
+        """For every row the log-probability of its continuation in nats, and whether each token of it is the most likely one in its place.
 
         Args:
-            model: in evaluation mode.
-            rows: of token ids, int64 [T], of any lengths.
-            given: how many entries of each row are given, at least one and fewer than all.
+            model: the model in evaluation mode.
+            rows: token ids, int64 [T], of any lengths.
+            given: how many entries of each row are context, at least one and fewer than all; the rest is the continuation.
         """
         ...
 

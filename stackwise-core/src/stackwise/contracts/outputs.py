@@ -1,4 +1,4 @@
-"""Outputs of a head that are described, not computed: a task may need less than the whole product.
+"""Outputs of a head that are not computed yet: a task may need only a part of the matrix product.
 
 Shapes: ... rows, D width, V outputs a row.
 """
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @frozen(eq=False)
 class LinearOutput:
-    """hidden · weightᵀ + bias, each entry z bent to cap · tanh(z / cap) where there is a cap; computed only when asked for.
+    """hidden · weightᵀ + bias, with each entry z replaced by cap · tanh(z / cap) if there is a cap; computed only on demand.
 
-    A head passes it (`LinearHead`) to a task that says it takes one (`TaskSpec.linear_outputs`), so that a loss over a large
-    vocabulary is summed a few rows at a time. Gradients flow back through `hidden`, `weight` and `bias` as through any tensor.
+    A head returns it (`LinearHead`) to a task that accepts one (`TaskSpec.linear_outputs`), so that a loss over a large
+    vocabulary can be summed a few rows at a time. Gradients flow back through `hidden`, `weight` and `bias` as through any tensor.
     """
 
     hidden: torch.Tensor
@@ -35,11 +35,11 @@ class LinearOutput:
         return (*self.hidden.shape[:-1], self.weight.shape[0])
 
     def at(self, rows: torch.Tensor | tuple[int | slice, ...]) -> LinearOutput:
-        """The same of some rows alone: `hidden[rows]`."""
+        """The output of some of the rows: that of `hidden[rows]`."""
         return LinearOutput(self.hidden[rows], self.weight, self.bias, self.cap)
 
     def tensor(self) -> torch.Tensor:
-        """The whole output [..., V], to the bit what `torch.nn.functional.linear` and the cap make of it."""
+        """The whole output [..., V], equal to the bit to `torch.nn.functional.linear` followed by the cap."""
         rows = self.hidden.reshape(-1, self.hidden.shape[-1])
         product = rows @ self.weight.t() if self.bias is None else self.bias.addmm(rows, self.weight.t())
         entries = product.reshape(self.shape)

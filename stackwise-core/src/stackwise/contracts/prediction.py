@@ -1,4 +1,4 @@
-"""What predictions for new rows ask of a task and of a loader."""
+"""What a task and a loader implement so that a run can predict new rows."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from stackwise.contracts.protocols import Batch
 
 @runtime_checkable
 class Predicts(Protocol):
-    """A task whose model says something of rows that have no targets."""
+    """A task that can predict rows without targets."""
 
     def predict(self, model: Callable[[Batch], Mapping[str, torch.Tensor]], batch: Batch) -> Mapping[str, torch.Tensor]:
-        """What is predicted, by name, an entry a row: [B] or [B, …].
+        """The predictions by name, each with one entry per row: [B] or [B, …].
 
         Args:
-            model: in evaluation mode, batch → outputs by name.
-            batch: fields as the loader delivers them, without those of targets.
+            model: the model in evaluation mode, batch → outputs by name.
+            batch: fields as the loader delivers them, without the targets.
 
         Raises:
-            UserError: rows of which nothing can be said.
+            UserError: rows that cannot be predicted.
         """
         ...
 
 
 @runtime_checkable
 class ReadsRows(Protocol):
-    """The options of a loader that read rows without targets from another file, as the run reads its own."""
+    """Options of a loader that can read rows without targets from another file, in the way in which the run reads its own."""
 
     def rows_of(self, file: str, rows: int) -> Iterator[Batch]:
-        """The rows of a file in its order, so many at a time; fields of targets are left out.
+        """The rows of a file in its order, in batches of `rows` rows; fields of targets are left out.
 
         Raises:
-            DataError: a file that cannot be read, or rows that do not hold what is asked.
+            DataError: a file that cannot be read, or rows without the fields that are needed.
         """
         ...
 
     def tell(self, predictions: Mapping[str, torch.Tensor]) -> Sequence[Mapping[str, Any]]:
-        """Predictions [B, …] as plain values, a map a row: numbers in the units of the data, classes by their names."""
+        """Predictions [B, …] as plain values, one map for each row: numbers in the units of the data, classes by their names."""
         ...

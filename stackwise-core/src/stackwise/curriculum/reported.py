@@ -16,5 +16,5 @@ def unweighed(name: str) -> str:
 def undeclared(name: str, losses: Iterable[str]) -> str:
     """The sentence on a weight without a declared loss."""
     known = sorted(losses)
-    there = f"the losses that parts add here are {', '.join(known)}" if known else "no part of the model adds a loss here"
-    return f"no part of the model declares the loss '{name}'{did_you_mean(name, known)}; {there}"
+    hint = f"the losses that parts add here are {', '.join(known)}" if known else "no part of the model adds a loss here"
+    return f"no part of the model declares the loss '{name}'{did_you_mean(name, known)}; {hint}"

@@ -84,7 +84,7 @@ class Evaluation:
         self.data.enter(self.state, lookahead=objective.lookahead)
         start = self.data.state_dict()
         key, generator = stream_key(self.seed, "evaluate", self.name), torch.Generator()
-        found: list[dict[str, tuple[float, float]]] = []
+        sums: list[dict[str, tuple[float, float]]] = []
         try:
             with seeded(step_seed(key, 0)), objective.fixed(self.values), judging(model), placement.forward_context():
                 reads = self._share(moment, progress, ranks) if ranks is None or not divided else self._rounds(moment, progress, ranks)
@@ -97,10 +97,10 @@ class Evaluation:
                     judged = self._judged(model, objective, batch, instant, drawn)
                     pairs = {"loss": (judged.total, judged.weight), **judged.metrics}
                     if counts:
-                        found.append({name: (number(total), number(weight)) for name, (total, weight) in pairs.items()})
+                        sums.append({name: (number(total), number(weight)) for name, (total, weight) in pairs.items()})
         finally:
             self.data.load_state_dict(start)
-        return _means(self.name, _added(found if ranks is None else _in_order(ranks.gather(found))))
+        return _means(self.name, _added(sums if ranks is None else _in_order(ranks.gather(sums))))
 
     def _judged(self, model: nn.Module, objective: Objective, batch: Batch, instant: Moment, generator: torch.Generator) -> Judged:
         try:

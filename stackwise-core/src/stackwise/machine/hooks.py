@@ -1,4 +1,4 @@
-"""Hooks of modules, parameters and optimizers that keep something of their own, which no checkpoint holds: they are named, not refused.
+"""Hooks of modules, parameters and optimizers, and functions, that keep what no checkpoint holds: they are named, not refused.
 
 A hook that only writes down what it sees is common, and cannot be told from one whose notes decide what comes next.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dis
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -45,6 +45,25 @@ def keeping_hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterato
             yield f"{where}: the hook {called}", ", ".join(kept)
 
 
+def keeping_functions(functions: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Functions that a step calls, such as a loss or a collate, that change something around them: name, and what they keep.
+
+    What they merely read, such as a tokenizer or the weights of classes, is not named: most functions close over something.
+
+    Args:
+        functions: what messages call each → the function; objects that can be called are looked at elsewhere.
+    """
+    for where, function in functions.items():
+        function = _innermost(function)
+        if isinstance(function, FunctionType) and not f"{function.__module__}.".startswith(_OURS):
+            written, read = _written(function), set(function.__code__.co_names)
+            kept = {
+                name for name, value in _of_function(function) if name in written or (isinstance(value, _CONTAINERS) and name not in read)
+            }
+            if kept:
+                yield f"{where} {function.__qualname__}", ", ".join(sorted(kept))
+
+
 def _hooks(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Callable[..., Any]]]:
     """What every hook is registered on, and the hook."""
     for name, module in model.named_modules():
@@ -76,8 +95,7 @@ def _kept(function: Any) -> Iterator[tuple[str, object]]:
 
 
 def _of_function(function: FunctionType) -> Iterator[tuple[str, object]]:
-    code, cells = function.__code__, function.__closure__ or ()
-    written = {each.argval for each in dis.get_instructions(code) if each.opname in ("STORE_DEREF", "STORE_GLOBAL")}
+    code, cells, written = function.__code__, function.__closure__ or (), _written(function)
     for name, cell in zip(code.co_freevars, cells, strict=True):
         if name in written or _can_change(cell):
             yield name, _content(cell)
@@ -88,6 +106,11 @@ def _of_function(function: FunctionType) -> Iterator[tuple[str, object]]:
     for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
         if isinstance(value, _CONTAINERS):
             yield "a default of its arguments", value
+
+
+def _written(function: FunctionType) -> set[str]:
+    """Names around a function that it assigns to."""
+    return {each.argval for each in dis.get_instructions(function.__code__) if each.opname in ("STORE_DEREF", "STORE_GLOBAL")}
 
 
 def _content(cell: Any) -> object:

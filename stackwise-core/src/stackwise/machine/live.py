@@ -15,7 +15,7 @@ from stackwise.curriculum.parts import Part
 from stackwise.curriculum.schedule import CompiledPhase, PhaseSchedule
 from stackwise.curriculum.states import TrainingState
 from stackwise.errors import UserError
-from stackwise.machine.hooks import keeping_hooks
+from stackwise.machine.hooks import keeping_functions, keeping_hooks
 from stackwise.machine.observers import Observers
 from stackwise.machine.settings import Settings
 from stackwise.planes.data.plane import DataPlane
@@ -100,14 +100,22 @@ class LiveState:
         return given
 
     def hook_notes(self) -> tuple[str, ...]:
-        """A sentence for each hook that keeps something of its own, once in a run."""
-        hooks = [each for each in keeping_hooks(self.model.model, self.optimizer.optimizer) if each not in self._told_hooks]
+        """A sentence for each hook and function that keeps something of its own, once in a run."""
+        functions = keeping_functions(self._functions())
+        keeping = [*keeping_hooks(self.model.model, self.optimizer.optimizer), *functions]
+        hooks = [each for each in keeping if each not in self._told_hooks]
         self._told_hooks.update(hooks)
         return tuple(
             f"{hook} keeps {kept}, which no checkpoint holds: where it changes and decides what comes, a resume goes on with other "
             "numbers; keep it in a buffer of the module"
             for hook, kept in hooks
         )
+
+    def _functions(self) -> dict[str, object]:
+        """What a step calls and was given in code, by the name that messages begin with."""
+        loss, *metrics = getattr(self.objective.task, "functions", (None,))
+        collates = {f"source '{name}': collate_fn": getattr(each.source, "collate_fn", None) for name, each in self.data.brought().items()}
+        return {"the loss": loss, **{f"metric {i + 1}:": each for i, each in enumerate(metrics)}, **collates}
 
     def moving(self) -> list[Callable[[float], None]]:
         """What to call with the t of every further step of the phase; where nothing follows time, once `apply_values` is enough."""

@@ -89,10 +89,10 @@ class Together:
     def _compare(self, when: str, more: Mapping[str, str]) -> None:
         state = {"model": self._live.model.state_dict(), "optimizer": self._live.optimizer.state_dict()}
         sharding = self._live.sharding
-        found = list(_leaves(state, ""))
-        self._ranks.agree({**more, **{path: _digest(content) for path, content, is_part in found if not is_part}}, when)
+        leaves = list(_leaves(state, ""))
+        self._ranks.agree({**more, **{path: _digest(content) for path, content, is_part in leaves if not is_part}}, when)
         if sharding is not None:
-            self._ranks.agree({path: _digest(content) for path, content, is_part in found if is_part}, when, sharding.parts)
+            self._ranks.agree({path: _digest(content) for path, content, is_part in leaves if is_part}, when, sharding.parts)
 
 
 def _digest(content: bytes) -> str:

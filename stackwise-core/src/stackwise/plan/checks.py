@@ -130,7 +130,7 @@ def time_problems(experiment: Experiment) -> Iterator[Problem]:
 
 def _reports(drafts: PhaseDrafts) -> dict[str, tuple[frozenset[str], frozenset[str]] | None]:
     """Role of the model → names of the losses and of the metrics that its part declares; None for a part that does not say."""
-    found: dict[str, tuple[frozenset[str], frozenset[str]] | None] = {}
+    reports: dict[str, tuple[frozenset[str], frozenset[str]] | None] = {}
     for role in ROLES:
         draft: Draft = getattr(drafts, role)
         silent = isinstance(draft.given, Built) and draft.given.spec is None and draft.blocks is None  # only the built part will say
@@ -139,8 +139,8 @@ def _reports(drafts: PhaseDrafts) -> dict[str, tuple[frozenset[str], frozenset[s
         except UserError:
             spec = None  # unification reports it
         known = spec if isinstance(spec, EmbeddingSpec | RackSpec | HeadSpec) else None
-        found[role] = None if known is None else (frozenset(known.losses), frozenset(known.metrics))
-    return found
+        reports[role] = None if known is None else (frozenset(known.losses), frozenset(known.metrics))
+    return reports
 
 
 def auxiliary_problems(phase: PhaseConfig, drafts: PhaseDrafts, weights: Mapping[str, Curve]) -> Iterator[Problem]:

@@ -22,6 +22,7 @@ from stackwise.curriculum.parts import Part
 from stackwise.errors import Problem, ProviderError, UnknownComponentError, UserError, did_you_mean
 from stackwise.host.provider import Registered
 from stackwise.host.registry import Registry, blaming
+from stackwise.plan.slips import slips
 from stackwise.timeline.schedules import TAGS, Constant, Curve, Schedule
 
 _OPEN = "; it is called while options that the config leaves open are still None, so a spec names dimensions instead of giving their sizes"
@@ -352,7 +353,7 @@ class Drafts:
         except UserError as error:
             self.problems.append(Problem(str(error), ref.path))
             return None
-        if problems := list(broken_blocks(ref)):
+        if problems := [*slips(kind, ref.given, ref.options, ref.path), *broken_blocks(ref)]:
             self.problems += problems
             return None
         name = getattr(ref.given.make, "__name__", type(ref.given.make).__name__)

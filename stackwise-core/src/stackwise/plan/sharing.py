@@ -106,11 +106,11 @@ def _stretched(plan: Plan, was: CompiledPhase, now: CompiledPhase) -> Iterator[i
 
 def _flat(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
     """Dotted key → value, lists entered too; an empty map is a value."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         inner = {str(i): entry for i, entry in enumerate(value)} if isinstance(value, list | tuple) else value
-        found |= _flat(inner, (*path, str(key))) if isinstance(inner, Mapping) and inner else {".".join((*path, str(key))): inner}
-    return found
+        flat |= _flat(inner, (*path, str(key))) if isinstance(inner, Mapping) and inner else {".".join((*path, str(key))): inner}
+    return flat
 
 
 def _first(steps: Iterator[int]) -> Iterator[int]:

@@ -224,10 +224,10 @@ def joined(place: Place | None = None) -> Iterator[Ranks | None]:
     try:
         yield ranks
     except BaseException as error:
-        told = ranks.post(error)
-        if told is error:
+        fault = ranks.post(error)
+        if fault is error:
             raise
-        raise told from error
+        raise fault from error
     finally:
         ranks.leave()
         ranks.watch.close()

@@ -185,9 +185,9 @@ class Sharding:
 
     def take_touched(self, parameters: Sequence[nn.Parameter]) -> list[bool]:
         """For each parameter, whether this process found a gradient for it in this step; the record is then cleared."""
-        found = [id(parameter) in self._touched or (not is_part(parameter) and parameter.grad is not None) for parameter in parameters]
+        touched = [id(parameter) in self._touched or (not is_part(parameter) and parameter.grad is not None) for parameter in parameters]
         self._touched.clear()
-        return found
+        return touched
 
     def scale(self, parameters: Sequence[nn.Parameter], factor: float) -> None:
         """Multiply this process's part of the gradients."""

@@ -179,10 +179,10 @@ def _flops_lines(prices: tuple[PhasePrice, ...]) -> list[str]:
         return []
     by_optimizer = [cost.optimizer_flops for cost in prices if cost.optimizer_flops is not None]
     share = f"{100 * sum(by_optimizer) / sum(flops):.2g}% by the optimizer"
-    told = f", of them {share}" if len(by_optimizer) == len(prices) else "; an optimizer that does not say what it costs is not counted"
+    counted = f", of them {share}" if len(by_optimizer) == len(prices) else "; an optimizer that does not say what it costs is not counted"
     again = sum(cost.recompute_flops for cost in prices)
     more = f"; {again:.2e} more to compute blocks again" if again else ""
-    return ["", f"spends  {sum(flops):.2e} training FLOPs{told}{more}"]
+    return ["", f"spends  {sum(flops):.2e} training FLOPs{counted}{more}"]
 
 
 def _source_lines(prices: tuple[PhasePrice, ...]) -> list[str]:
@@ -225,13 +225,13 @@ def _stall_lines(plan: Plan) -> list[str]:
 
 def _reference_lines(plan: Plan) -> list[str]:
     """`compares  with runs/teacher (sha256 1f2e…) in distilled`."""
-    found: dict[str, list[str]] = {}
+    phases_of: dict[str, list[str]] = {}
     for phase in plan.schedule:
         if (reference := _reference(phase)) is not None:
             digest = f" (sha256 {reference['sha256'][:12]}…)" if "sha256" in reference else ""
             what = "the model at phase entry" if reference["from"] == AT_ENTRY else f"{reference['from']}{digest}"
-            found.setdefault(what, []).append(phase.name)
-    lines = [f"compares  with {what} in {', '.join(phases)}" for what, phases in found.items()]
+            phases_of.setdefault(what, []).append(phase.name)
+    lines = [f"compares  with {what} in {', '.join(phases)}" for what, phases in phases_of.items()]
     return ["", *lines] if lines else []
 
 
@@ -243,7 +243,9 @@ def _auxiliary_lines(plan: Plan) -> list[str]:
             ends = _ends(phase, plan.schedule.clock, curve)
             weight = f"{ends['entry']:.3g}" + ("" if curve.is_constant else f" → {ends['exit']:.3g}")
             words.setdefault(name, {}).setdefault(weight, []).append(phase.name)
-    lines = [f"adds  {name} " + ", ".join(f"× {w} in {', '.join(phases)}" for w, phases in found.items()) for name, found in words.items()]
+    lines = [
+        f"adds  {name} " + ", ".join(f"× {w} in {', '.join(phases)}" for w, phases in weights.items()) for name, weights in words.items()
+    ]
     return ["", *lines] if lines else []
 
 

@@ -110,8 +110,8 @@ class _Picture:
         """The sources above one another, by their shares, over a stretch of steps."""
         start, end = steps
         moves = any(len(samples) > 1 for samples in mix.values())
-        told = {step for samples in mix.values() for step, _ in samples if start <= step <= end} if moves else set()
-        cuts = sorted({start, end, *told})
+        knots = {step for samples in mix.values() for step, _ in samples if start <= step <= end} if moves else set()
+        cuts = sorted({start, end, *knots})
         for k, (cut, after) in enumerate(itertools.pairwise(cuts)):
             weights = {name: max(0.0, _value_at(samples, cut)) for name, samples in mix.items()}
             whole, y = sum(weights.values()) or 1.0, foot

@@ -340,6 +340,8 @@ def _save_final(loop: RunLoop) -> None:
 
 def _read(source: Path | str | Experiment, overrides: Sequence[str]) -> Experiment:
     if not isinstance(source, Experiment):
+        if not isinstance(source, str | Path):
+            raise UserError(f"a {type(source).__name__} is no run: give the path of a config, or stackwise.experiment(run=…, data=…, …)")
         return config.load(Path(source), overrides)
     if overrides:
         raise UserError("overrides are laid on a config file: write them into the experiment, which is in code")

@@ -92,7 +92,7 @@ def score_tasks(run: Path, settings: HarnessSettings) -> list[Score]:
     asked = Asked(source, source.codec(), evolve(settings, length=length), Placement("auto", "float32").device)
     try:
         with blaming(source.providers), drawing_from(0):
-            told = evaluator.simple_evaluate(
+            results = evaluator.simple_evaluate(
                 adapter(asked), tasks=list(settings.tasks), task_manager=manager, num_fewshot=settings.shots, limit=settings.limit,
                 bootstrap_iters=0, log_samples=False,
             )  # fmt: skip
@@ -100,10 +100,10 @@ def score_tasks(run: Path, settings: HarnessSettings) -> list[Score]:
         raise
     except Exception as error:  # tasks are other people's code and data, and raise what they will
         raise UserError(f"lm-evaluation-harness cannot ask {', '.join(settings.tasks)}: {type(error).__name__}: {error}") from error
-    counts = told.get("n-samples", {})
+    counts = results.get("n-samples", {})
     return [
         Score(task=name, step=source.step, metrics=_plain(metrics), questions=counts.get(name, {}).get("effective", 0), cut=asked.cut)
-        for name, metrics in told["results"].items()
+        for name, metrics in results["results"].items()
     ]
 
 

@@ -52,10 +52,10 @@ def predict(run: Path | str, file: Path | str, *, source: str | None = None, row
         while (batch := _next(id, batches)) is not None:
             predictions, count = _predicted(model, batch), len(next(iter(batch.values())))
             with calling(id, "tell"):
-                told = loader.tell(predictions)
-                plain = isinstance(told, Sequence) and all(isinstance(row, Mapping) for row in told)
-                expect(plain and len(told) == count, told, f"a map for each of {count} rows")
-            yield from told
+                values = loader.tell(predictions)
+                plain = isinstance(values, Sequence) and all(isinstance(row, Mapping) for row in values)
+                expect(plain and len(values) == count, values, f"a map for each of {count} rows")
+            yield from values
 
 
 def _next(id: str, batches: Iterator[Any]) -> Mapping[str, torch.Tensor] | None:
@@ -90,14 +90,14 @@ def _loader(model: TextModel, source: str | None, file: Path) -> tuple[str, Read
     if source is not None and source not in options:
         raise UserError(f"the run has no source '{source}'{did_you_mean(source, options)}")
     chosen = options if source is None else {source: options[source]}
-    found = next(((model.sources.get(name, name), each) for name, each in chosen.items() if isinstance(each, ReadsRows)), None)
-    if found is None:
+    reader = next(((model.sources.get(name, name), each) for name, each in chosen.items() if isinstance(each, ReadsRows)), None)
+    if reader is None:
         named = ", ".join(f"'{name}' ({model.sources.get(name, '?')})" for name in chosen) or "none is known here"
         raise UserError(
             f"no loader of the run reads rows from {file.name} ({named}): give a {ARRAYS} file with a tensor [rows, …] for each field that "
             "the task reads"
         )
-    return found
+    return reader
 
 
 def _arrays(file: Path, rows: int) -> Iterator[dict[str, torch.Tensor]]:

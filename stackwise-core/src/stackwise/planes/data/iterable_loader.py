@@ -161,7 +161,10 @@ class IterableLoader:
                 f"{place} names its own fields ({', '.join(batch)}), so data.fields has nothing to name: leave it out, or rename"
             )
         if not isinstance(batch, Mapping):
-            raise DataError(f"{place} is a {type(batch).__name__}: a batch is a mapping of field name → tensor")
+            raise DataError(
+                f"{place} is a {type(batch).__name__}: a batch is a mapping of field name → tensor; "
+                "tensors of all rows become batches as DataLoader(TensorDataset(…), batch_size=…)"
+            )
         return batch
 
     def _is_empty(self) -> DataError:

@@ -18,6 +18,10 @@ UNIT = 1 << 60
 """One row. Shares and debts are whole multiples of 1/UNIT, so that sums of them are exact."""
 
 
+_MOST_DEALT = 256
+"""Results that are kept: weights of a few digits come round within so many steps, and others never do."""
+
+
 class Mixture:
     """Deals rows out to sources. What it knows is what every source met so far is owed, in rows / UNIT."""
 
@@ -25,6 +29,8 @@ class Mixture:
         self.debts: dict[str, int] = {}
         self._weights: Mapping[str, float] = {}
         self._shares: dict[str, int] = {}
+        self._dealt: dict[tuple[int, ...], tuple[dict[str, int], dict[str, int]]] = {}
+        """Rows and debts → what was dealt, and the debts then. While weights stay, what is owed soon comes round again."""
 
     def take(self, weights: Mapping[str, float], rows: int) -> dict[str, int]:
         """Deal out the next rows: source → rows, by name, for those that get any.
@@ -37,20 +43,29 @@ class Mixture:
             DataError: no source has a weight above zero.
         """
         if weights != self._weights:
-            self._weights, self._shares = dict(weights), _exact_shares(weights)
+            self._weights, self._shares, self._dealt = dict(weights), _exact_shares(weights), {}
         if len(self._shares) == 1:
             return dict.fromkeys(self._shares, rows)
         owed = {name: self.debts.get(name, 0) for name in self._shares}
-        counts = dict.fromkeys(owed, 0)
-        shares = tuple(self._shares.items())
-        for _ in range(rows):
-            for name, share in shares:
-                owed[name] += share
-            receiver = max(owed, key=owed.__getitem__)  # the first by name among equals
-            owed[receiver] -= UNIT
-            counts[receiver] += 1
+        key = (rows, *owed.values())
+        if key not in self._dealt:
+            if len(self._dealt) >= _MOST_DEALT:
+                self._dealt.clear()
+            self._dealt[key] = self._deal(owed, rows)
+        counts, owed = self._dealt[key]
         self.debts = {**self.debts, **owed}
-        return {name: count for name, count in counts.items() if count}
+        return dict(counts)
+
+    def _deal(self, owed: dict[str, int], rows: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Source → rows, for those that get any; and what each is owed afterwards."""
+        shares, debts, counts = tuple(self._shares.values()), [*owed.values()], [0] * len(owed)
+        for _ in range(rows):
+            debts = [debt + share for debt, share in zip(debts, shares, strict=True)]
+            receiver = debts.index(max(debts))  # the first by name among equals
+            debts[receiver] -= UNIT
+            counts[receiver] += 1
+        names = tuple(owed)
+        return {name: count for name, count in zip(names, counts, strict=True) if count}, dict(zip(names, debts, strict=True))
 
 
 def _exact_shares(weights: Mapping[str, float]) -> dict[str, int]:

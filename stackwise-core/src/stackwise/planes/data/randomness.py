@@ -86,17 +86,17 @@ _MOST_OBJECTS, _DEPTH = 500, 4
 
 def own_generators(given: object) -> dict[str, object]:
     """Path → generator for those that an object keeps in attributes, lists and maps, or parts of it do; the first 500 are looked at."""
-    found, seen, waiting = dict[str, object](), {id(given)}, [("", given, 0)]
+    generators, seen, waiting = dict[str, object](), {id(given)}, [("", given, 0)]
     while waiting and len(seen) < _MOST_OBJECTS:
         path, holder, depth = waiting.pop(0)
         if isinstance(holder, GENERATORS):
-            found[path] = holder
+            generators[path] = holder
             continue
         for name, value in _parts(holder) if depth < _DEPTH else ():
             if id(value) not in seen and (isinstance(value, (*GENERATORS, list, tuple, dict)) or hasattr(value, "__dict__")):
                 seen.add(id(value))
                 waiting.append((f"{path}.{name}".lstrip("."), value, depth + 1))
-    return found
+    return generators
 
 
 def _parts(holder: object) -> list[tuple[object, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import FunctionType, MethodType
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -35,5 +36,11 @@ def as_loader(source: object, seed: int = 0, fields: Sequence[str] = ()) -> Load
     if isinstance(source, Dataset):
         raise DataError(
             f"a {type(source).__name__} delivers samples and no batches: give DataLoader({type(source).__name__}(…), batch_size=…)"
+        )
+    if isinstance(source, FunctionType | MethodType):
+        name = source.__name__
+        raise DataError(
+            f"{name} is a function and no data: give what it returns, {name}(), a list of batches or a DataLoader where it is to be "
+            f"resumed, or Built({name}), which calls it"
         )
     raise DataError(f"a {type(source).__name__} is not data: give a loader (take, state_dict) or an iterable of batches")

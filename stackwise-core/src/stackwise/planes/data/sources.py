@@ -59,6 +59,8 @@ class Source:
     """The fields of the last batch that was checked against them."""
     _spec: BatchSpec | None = None
     """What the loader said of its batches when the first came; None before."""
+    _form: tuple[object, ...] | None = None
+    """Of the last batch that was checked, where each is: one like it need not be."""
     _answers: bool = field(init=False)
     """Whether a provider answers for every batch; what is given in code is its user's, who may vary it."""
 
@@ -137,8 +139,11 @@ class Source:
         try:
             if self._spec is None:
                 self._spec = self.loader.get_batch_spec()
-            if (first := not self.delivered.rows) or self._answers:
+            first = not self.delivered.rows
+            form = _form(batch, length) if self._answers else None
+            if first or form != self._form:
                 check_batch(self.name, batch, self._spec, length, values=first)
+                self._form = form
             if self.reads is not None and batch.keys() != self._looked_at:
                 self._refuse_unread(batch, self.reads)
             delivered = rows_of(batch)
@@ -188,7 +193,8 @@ class Source:
             lacks = f" (what is read and not there: {absent})" if absent else ""
             raise DataError(
                 f"source '{self.name}' delivers {names}, which nothing reads{lacks}: say `data.drop: [{names}]` where that is meant, name "
-                "it in the task's spec or as an argument of the module's forward, or give it the name that is read by `data.rename`"
+                f"it in the task's spec, as a target, Loss(function, '{unread[0]}'), or as an argument of the module's forward, or give it "
+                "the name that is read by `data.rename`"
             )
         self._looked_at = frozenset(batch)
 
@@ -226,6 +232,14 @@ class Source:
     def can_be_tried(self) -> bool:
         """Whether reading a row and going back leaves no trace; a user's own stream may have only one way."""
         return not isinstance(self.loader, IterableLoader) and (self.part.given is None or isinstance(self.part.given, Built))
+
+
+def _form(batch: Batch, length: int | None) -> tuple[object, ...]:
+    """What a batch has to have by its spec: fields, dtypes and sizes, and the length that was asked for."""
+    try:
+        return length, *[(name, tensor.dtype, tensor.shape) for name, tensor in batch.items()]
+    except AttributeError:  # no map of tensors
+        return ()
 
 
 def lines_of(sources: Mapping[str, Source]) -> dict[str, dict[str, int]]:

@@ -41,8 +41,10 @@ def sampled_digest(held: object) -> str | None:
 
 
 def own_numbers(held: object) -> dict[str, int | float]:
-    """The plain numbers that an object keeps as attributes; a count is one."""
-    return {name: value for name, value in vars(held).items() if type(value) in (int, float)} if hasattr(held, "__dict__") else {}
+    """The plain numbers that an object keeps as attributes, such as a count, and how much its lists and maps hold, such as a cache."""
+    own = vars(held).items() if hasattr(held, "__dict__") else ()
+    numbers = {name: value for name, value in own if type(value) in (int, float)}
+    return {**numbers, **{f"the length of {name}": len(value) for name, value in own if type(value) in (list, dict, set)}}
 
 
 def _add_held(digest: Any, held: object) -> bool:

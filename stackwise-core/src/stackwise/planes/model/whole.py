@@ -97,9 +97,9 @@ def check_blocks(module: nn.Module, spec: RackSpec) -> None:
             ) from None
         names = [name for name, _ in blocks.named_modules(remove_duplicate=False) if name and "." not in name]
         if names != [str(index) for index in range(count)]:
-            there = f"{len(names)} modules there" + (f" ({', '.join(names[:4])})" if names else "")
+            modules = f"{len(names)} modules there" + (f" ({', '.join(names[:4])})" if names else "")
             raise UserError(
-                f"model.blocks says that {path} holds {count} blocks, numbered from 0, and {type(module).__name__} builds {there}: name "
+                f"model.blocks says that {path} holds {count} blocks, numbered from 0, and {type(module).__name__} builds {modules}: name "
                 "the option that is their number"
             )
         for output in spec.residual_outputs:

@@ -99,8 +99,8 @@ def _statistics_before(statistics: Iterable[str], parameters: Iterable[str], rec
     before = {}
     for name in statistics:
         layer, leaf = _layer(name), name.rpartition(".")[2]
-        there = layers.get(layer, layer if stay else "")
-        before[name] = f"{there}.{leaf}" if there else ""
+        before_layer = layers.get(layer, layer if stay else "")
+        before[name] = f"{before_layer}.{leaf}" if before_layer else ""
     return before
 
 

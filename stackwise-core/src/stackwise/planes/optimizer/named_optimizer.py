@@ -192,9 +192,12 @@ def _check_members(
     held, names = set(slots), {id(p): name for name, p in parameters.items()}
     missing, extra, again = [name for key, name in names.items() if key not in held], held - names.keys(), len(slots) - len(held)
     if missing or extra or again:
+        called = type(optimizer).__name__
+        others = f"; they are another module's: give Built({called}, lr=…), which is given those of this one"
+        form = others if extra and len(missing) == len(names) else ""
         raise fault(
-            f"{type(optimizer).__name__} must hold each trainable parameter once: missing {missing or 'none'}, "
-            f"not trainable {len(extra)}, held twice {again}"
+            f"{called} must hold each trainable parameter once: missing {missing or 'none'}, "
+            f"not trainable {len(extra)}, held twice {again}{form}"
         )
 
 
