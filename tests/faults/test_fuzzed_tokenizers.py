@@ -147,10 +147,6 @@ def run(document: Document, command: tuple[str, ...], made: Path, here: Path, co
     return done.exit_code, done.output.strip(), result
 
 
-SAYS_THE_COURSE = ("exported/weights.json",)
-"""Documents whose writer decides the result."""
-
-
 def faults(name: str, damaged: list[Damage], made: Path, here: Path) -> list[str]:
     document, found = DOCUMENTS[name], []
     for command in document.commands:
@@ -160,6 +156,8 @@ def faults(name: str, damaged: list[Damage], made: Path, here: Path) -> list[str
             code, said, result = run(document, command, made, here, damage.content)
             if code not in (0, 2) or "Traceback" in said or (code == 2 and not said):
                 found.append(f"{damage}: {command[0]} exits {code}: {said[-300:]}")
+            elif code == 0 and damage.place == "model.vocab" and document.place == "run":
+                found.append(f"{damage}: {command[0]} takes another vocabulary than the model was trained with")
             elif code == 0 and result != right:
                 found.append(f"{damage}: {command[0]} goes on to another result")
     return found

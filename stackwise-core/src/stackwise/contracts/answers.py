@@ -109,7 +109,7 @@ def expect_state(state: Any) -> dict[str, Any]:
     Raises:
         WrongAnswer: it returned something else.
     """
-    expect(isinstance(state, Mapping) and all(isinstance(key, str) for key in state), state, "a dict of names and plain values")
+    expect(isinstance(state, MAPS) and all(isinstance(key, str) for key in state), state, "a dict of names and plain values")
     return dict(state)
 
 
