@@ -40,7 +40,7 @@ def make_mixtral(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "make"),
-    [("ours", make_llama), pytest.param("wrapped", make_llama, marks=pytest.mark.rare), ("wrapped", make_mixtral)],
+    [("ours", make_llama), *(pytest.param("wrapped", make, marks=pytest.mark.rare) for make in (make_llama, make_mixtral))],
 )
 def test_one_tensor_is_held_beside_the_model(case: str, make: Callable[[Path], None], tmp_path: Path) -> None:
     """The largest resident memory is counted, in which pages of mapped files are; transformers computes the model behind the first case."""

@@ -45,8 +45,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
 FORMAT = HuggingFaceFormat(HuggingFaceOptions())
 BESIDE = HuggingFaceFormat(HuggingFaceOptions(adapters="beside"))
-EVERY = [("llama", "plain"), ("llama", "rslora"), ("llama", "patterns"), ("neox", "plain"), ("gpt2", "plain")]
-EVERY += [("starcoder2", "plain"), ("starcoder2", "rslora"), ("mixtral", "some")]
+EVERY: list[Any] = [
+    ("llama", "plain"),
+    ("llama", "patterns"),
+    ("neox", "plain"),
+    ("gpt2", "plain"),
+    ("starcoder2", "rslora"),
+    ("mixtral", "some"),
+]
+EVERY += [pytest.param(*each, marks=pytest.mark.rare) for each in (("llama", "rslora"), ("starcoder2", "plain"))]
 TOKENS = torch.randint(19, (2, 9), generator=torch.Generator().manual_seed(1))
 
 

@@ -306,7 +306,7 @@ def test_every_form_is_planned_priced_and_trained(form: str, pairs: str) -> None
 @pytest.mark.parametrize("form", ["prefix", "encoder-decoder"])
 def test_turning_a_row_around_is_learnt(form: str) -> None:
     config = _config(form, "given", evaluate={"held": {"batches": 4}})
-    config["run"]["horizon"], config["data"]["batch_size"] = "450 steps", 32
+    config["run"]["horizon"], config["data"]["batch_size"] = "700 steps", 32
     config["optimizer"]["lr"] = {"wsd": {"peak": 0.01, "warmup": "5%", "decay": "50%"}}
     last = [event for event in drive(machine_of(config)) if type(event).__name__ == "Evaluated"][-1]
     assert last.metrics["accuracy"] > 0.75  # one in eight by chance

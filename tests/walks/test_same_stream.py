@@ -38,7 +38,9 @@ def expected() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", [{"read_ahead": 1}, {"read_ahead": 5}, {"workers": 2, "read_ahead": 3}], ids=str)
+@pytest.mark.parametrize(
+    "run", [{"read_ahead": 1}, {"read_ahead": 5}, pytest.param({"workers": 2, "read_ahead": 3}, marks=pytest.mark.rare)], ids=str
+)
 def test_threads_and_processes_change_no_bit(run: dict[str, int]) -> None:
     assert digest(busy(**run)) == expected()
 
@@ -111,6 +113,7 @@ def test_the_state_at_any_step_leads_to_the_same_rest(cut: int, depth: int, dept
 
 
 @pytest.mark.slow
+@pytest.mark.rare  # eight processes that import torch; two of them read and go on in the exposure below, and in test_every_key.py
 def test_a_state_of_one_process_is_one_of_several() -> None:
     first = stackwise.assemble(plan_of(busy(read_ahead=2)))
     steps = walk(first)

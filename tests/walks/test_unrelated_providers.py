@@ -71,19 +71,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, metrics(folder, "alone")
 
 
-def test_bystanders_that_are_broken_in_every_way_change_no_bit(alone: tuple[Path, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("reseeds", [True, pytest.param(False, marks=pytest.mark.rare)])
+def test_bystanders_that_are_broken_in_every_way_and_an_observer_that_reseeds_change_no_bit(
+    alone: tuple[Path, Any], tmp_path: Path, reseeds: bool
+) -> None:
+    """The observer does where it is built and where it is called."""
     folder, expected = alone
     site = Site(tmp_path / "site")
     site.folder.mkdir()
     rogues.install_all(site)
-    found = metrics(folder, "among-rogues", site.folder)
+    site.install("rude", OBSERVER.format(factory=RUDE, call=RESEED))
+    found = metrics(folder, f"among-rogues-{reseeds}", site.folder, settings=["observers=[{use: rude.watch}]"] if reseeds else [])
     assert found == expected
     assert len([line for line in found[0] if "loss" in line and "evaluation" not in line]) == 8
-
-
-def test_an_observer_that_reseeds_where_it_is_built_and_called_changes_no_bit(alone: tuple[Path, Any], tmp_path: Path) -> None:
-    folder, expected = alone
-    site = Site(tmp_path / "site")
-    site.folder.mkdir()
-    site.install("rude", OBSERVER.format(factory=RUDE, call=RESEED))
-    assert metrics(folder, "rude", site.folder, settings=["observers=[{use: rude.watch}]"]) == expected

@@ -132,10 +132,10 @@ def test_the_provider_is_among_those_of_the_plan() -> None:
 def test_the_schema_knows_the_component_and_its_options() -> None:
     schema = config_schema(discover())
     tree = config({"use": "shapes.square", "over": "phase"})
-    jsonschema.validate(tree, schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid(tree)
     for wrong in ({"use": "shapes.square", "anser": 1}, {"use": "shapes.square", "over": "month"}):
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(config(wrong), schema)
+        assert not validator.is_valid(config(wrong))
 
 
 def test_a_table_that_changed_since_the_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

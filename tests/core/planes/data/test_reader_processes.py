@@ -235,7 +235,7 @@ def test_a_program_that_forgets_to_close_still_ends_and_leaves_nothing(tmp_path:
         "import process_loaders\n"
         "from stackwise.planes.data.readers.processes import ProcessLoader\n"
         "if __name__ == '__main__':\n"
-        "    loader = ProcessLoader(process_loaders.Rows, 2)\n"
+        "    loader = ProcessLoader(process_loaders.Rows, 1)\n"
         "    loader.ask(2, 2), loader.ask(2, 2), loader.ask(2, 2)\n"
         "    print(loader.take(2, 2)['tokens'].tolist())\n"
     )
