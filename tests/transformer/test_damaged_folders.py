@@ -164,6 +164,16 @@ def test_a_config_of_another_model_is_refused_option_by_option(tmp_path: Path) -
         read_start(plan(folder, RACK, differs=["rack.ff"]))
 
 
+def test_a_size_left_to_its_default_is_the_size_that_the_folder_writes(tmp_path: Path) -> None:
+    """Left out, `ff` of width 8 is 24, `kv_heads` is `heads`, and a norm is a kind of it; the folder says each in the other form."""
+    left = {"width": 8, "heads": 2, "stacks": [{"base": 2}]}
+    folder = make(tmp_path / "folder", ff=None, kv_heads=None, rope_base=10000.0)
+    written = {**left, "ff": 24, "kv_heads": 2, "norm": {"kind": "rmsnorm"}, "bias": {"qkv": False}}
+    assert read_start(plan(folder, left)).keys() == read_start(plan(folder, written)).keys()
+    with pytest.raises(UserError, match=r"rack\.ff is 32, and 24 in the folder"):
+        read_start(plan(folder, {**left, "ff": 32}))
+
+
 def test_a_pickle_is_read_when_a_word_asks_for_it(tmp_path: Path) -> None:
     folder = make(tmp_path / "folder")
     before = load_file(folder / WEIGHTS)

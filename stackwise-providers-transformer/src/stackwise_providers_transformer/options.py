@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from stackwise import (
     EmbeddingSpec,
@@ -220,6 +220,11 @@ class DecoderOptions:
         if self.ff is not None:
             return self.ff
         return 8 * ceil(self.width / 3) if self.mlp in MLPS[:GATED_MLPS] else 4 * self.width
+
+    def written_out(self) -> DecoderOptions:
+        """The same rack with every size, norm and bias that is left to a default written out."""
+        kv_heads = self.heads if self.kv_heads is None else self.kv_heads
+        return evolve(self, head_size=self.head_features, kv_heads=kv_heads, ff=self.ff_features, norm=self.norms, bias=self.biases)
 
     @property
     def residual_std(self) -> float:

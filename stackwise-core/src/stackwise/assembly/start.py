@@ -234,11 +234,16 @@ def _differences(plan: Plan, stored: StoredModel, folder: Path) -> Iterator[tupl
             theirs, ours = getattr(options, attribute.name), getattr(part.options, attribute.name)
             if rules.get("stacks") and sum(stack.blocks for stack in theirs) == sum(stack.blocks for stack in ours):
                 continue  # the same blocks, divided otherwise
-            if theirs != ours:
+            if theirs != ours and _written_out(options, attribute.name) != _written_out(part.options, attribute.name):
                 yield name, f"{name} is {ours}, and {theirs} in the folder"
     declared = state.model.weight_adapters
     for name, (use, options, _) in adapters_of(stored.weight_adapters, plan.registry).items():
         yield from _adapter_differences(f"weight_adapters.{name}", declared[name].part if name in declared else None, use, options)
+
+
+def _written_out(options: Any, name: str) -> Any:
+    """An option, its default written out where the class can do that: a size is the same whether it is written or left to its default."""
+    return getattr(options.written_out() if hasattr(options, "written_out") else options, name)
 
 
 def _adapter_differences(path: str, part: Part | None, use: str, theirs: Any) -> Iterator[tuple[str, str]]:
