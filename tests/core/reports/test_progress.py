@@ -91,6 +91,12 @@ def show(columns: int, now: list[float], tmp_path: Path, encoding: str = "utf-8"
     return terminal.text
 
 
+def test_a_terminal_that_says_no_width_is_taken_for_one_of_80_columns(now: list[float], tmp_path: Path) -> None:
+    unsaid = show(0, now, tmp_path)
+    now[0] = 100.0
+    assert unsaid == show(80, now, tmp_path)
+
+
 def redraws(text: str) -> list[str]:
     """What stood on the live line at each moment, without colours."""
     plain = re.sub(r"\x1b\[\d+m", "", text)

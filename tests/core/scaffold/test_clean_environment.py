@@ -11,7 +11,8 @@ from clean_venvs import ALL, ROOT, Environment, build_wheel, run
 from stackwise.contracts.components import Kind
 from stackwise.host.provider import KINDS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rare]
+"""A minute: test_wheels.py builds and installs, and test_new_provider.py makes, checks and trains every kind in its own process."""
 
 SCRIPT = Path(__file__).parent / "first_afternoon.sh"
 
@@ -24,13 +25,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 FIRST: tuple[Kind, ...] = ("growth", "observer", "rack")
-"""Kinds that the ordinary tests take through: one that needs no torch, one that needs no model, a part of the model.
-`test_new_provider.py` makes, checks and trains every kind in its own process."""
+"""One that needs no torch, one that needs no model, a part of the model."""
 
 
-@pytest.mark.parametrize(
-    "kinds", [FIRST, pytest.param(tuple(k for k in KINDS if k not in FIRST), marks=pytest.mark.rare)], ids=["few", "rest"]
-)
+@pytest.mark.parametrize("kinds", [FIRST, tuple(k for k in KINDS if k not in FIRST)], ids=["few", "rest"])
 def test_a_kind_goes_from_new_provider_to_a_finished_run(environment: Environment, kinds: tuple[Kind, ...]) -> None:
     done = run("bash", "-c", f'PATH="{environment.folder}/bin:$PATH" bash {SCRIPT} {" ".join(kinds)}', cwd=environment.work)
     assert " failed" not in done.stdout and " blocked" not in done.stdout

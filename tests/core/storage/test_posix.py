@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "stackwise-core" / "src" / "stackwise"
 ONLY_POSIX = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "posix", "spwd"}
@@ -75,6 +77,7 @@ main(sys.argv[1:], prog_name="stackwise")
 """
 
 
+@pytest.mark.rare  # two processes that import every module; what only POSIX has is drawn from the source above
 def test_every_module_imports_and_cold_commands_run_without_posix(tmp_path: Path) -> None:
     code = SIMULATED.format(only_posix=ONLY_POSIX)
     for command in (("list-providers",), ("plan", str(ROOT / "examples" / "grow-bytes.yaml"))):

@@ -241,9 +241,9 @@ class Progress:
             self._write("\r\x1b[2K")
 
     def _columns(self) -> int:
-        """Width of the terminal; 80 where it is gone, which the next write notices."""
+        """Width of the terminal; 80 where it says none, or is gone, which the next write notices."""
         try:
-            return os.get_terminal_size(self._stream.fileno()).columns if self._stream is not None else 80
+            return (os.get_terminal_size(self._stream.fileno()).columns or 80) if self._stream is not None else 80
         except (OSError, ValueError):
             return 80
 
