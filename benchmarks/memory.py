@@ -102,7 +102,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=12, choices=range(3, 10_001), metavar="N", help="of each run; two warm up")
     parser.add_argument("--train", choices=SHAPES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.train:

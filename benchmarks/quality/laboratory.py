@@ -79,9 +79,9 @@ def first_example() -> tuple[Side, ...]:
     flops, held_out = 3.38e11, {"evaluate.heldout.every": None, "evaluate.heldout.at": ["100%"], "evaluate.heldout.batches": 16}
     timeline = {"2-6x64": {"run.device": "cpu", "run.threads": 1, **held_out}}
     return (
-        Side("timeline", "timeline 2 → 6 blocks of width 64", FIRST, timeline),
-        Side("static", "static, its final model", CONFIGS / "bytes.yaml", sizes("6x64"), flops, "timeline"),
-        Side("small", "static, the best size", CONFIGS / "bytes.yaml", sizes("2x64", "1x64", "2x32"), flops, "timeline"),
+        Side("timeline", "timeline, 2 → 6 blocks of width 64", FIRST, timeline),
+        Side("static", "its final model, static", CONFIGS / "bytes.yaml", sizes("6x64"), flops, "timeline"),
+        Side("small", "small, static", CONFIGS / "bytes.yaml", sizes("2x64", "1x64", "2x32"), flops, "timeline"),
     )
 
 
@@ -92,8 +92,8 @@ def budget(flops: float) -> tuple[Side, ...]:
     small_timeline = {f"1-2-3x{width}": {"model.rack.width": width}}
     return (
         *given("given", 128, flops),
-        Side("small-static", "nothing given: static, the best size", CONFIGS / "bytes.yaml", around, flops, "given-static"),
-        Side("small-grown", "nothing given: timeline 1 → 2 → 3", CONFIGS / "grown-small.yaml", small_timeline, flops, "small-static"),
+        Side("small-static", "small, static", CONFIGS / "bytes.yaml", around, flops, "given-static"),
+        Side("small-grown", "small, timeline 1 → 2 → 3", CONFIGS / "grown-small.yaml", small_timeline, flops, "small-static"),
         *given("narrow", 64, flops),
     )
 
@@ -102,11 +102,9 @@ def given(name: str, width: int, flops: float) -> tuple[Side, ...]:
     """A given final model: the static run of it, and the timeline that grows into it for a half and a quarter of the FLOPs."""
     static, model = f"{name}-static", f"6 blocks of width {width}"
     grown: dict[str, Keys] = {f"1-3-6x{width}": {"model.rack.width": width}}
-    half, quarter = f"given {model}: timeline 1 → 3 → 6, half the FLOPs", f"given {model}: the same, a quarter of the FLOPs"
+    half, quarter = f"{model}, timeline 1 → 3 → 6, half the FLOPs", f"{model}, timeline, a quarter of the FLOPs"
     return (
-        Side(
-            static, f"given: static, {model}", CONFIGS / "bytes.yaml", sizes(f"6x{width}"), flops, "" if name == "given" else "given-static"
-        ),
+        Side(static, f"{model}, static", CONFIGS / "bytes.yaml", sizes(f"6x{width}"), flops, "" if name == "given" else "given-static"),
         Side(f"{name}-grown", half, CONFIGS / "grown.yaml", grown, flops / 2, static),
         Side(f"{name}-quarter", quarter, CONFIGS / "grown.yaml", grown, flops / 4, static, f"{name}-grown"),
     )
@@ -135,7 +133,7 @@ def with_planes(side: Side, choice: Choice) -> Iterator[Side]:
     for number, (title, (keys, rates)) in enumerate(planes.items(), start=1):
         own = {choice.candidate: {**side.candidates[choice.candidate], **keys}}
         half = "optimizer.groups.low.lr.wsd.peak" if "optimizer.groups" in keys else ""
-        yield Side(f"{side.name}-plane{number}", f"{side.title}; {title}", side.config, own, side.flops, side.name, rates=rates, half=half)
+        yield Side(f"{side.name}-plane{number}", f"+ {title}", side.config, own, side.flops, side.name, rates=rates, half=half)
 
 
 def sizes(*names: str) -> dict[str, Keys]:

@@ -145,6 +145,7 @@ def test_of_what_was_delivered_only_the_first_batch_is_read_again_to_be_compared
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(workers: int) -> None:
     """In the fork of a process, as on Linux, and after a stop."""
@@ -333,7 +334,8 @@ def machine_of():
 
 {code}"""
     )
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=120)
+    quiet = ["-W", "ignore:This DataLoader will create"]  # torch counts the cores of the machine that the tests have
+    done = subprocess.run([sys.executable, *quiet, str(program)], capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
 
