@@ -41,4 +41,4 @@ def test_its_commands_work(command: str, folder: Path, monkeypatch: pytest.Monke
 
 
 def test_its_figures_are_the_codes():
-    assert f"each of {BUCKETS} stretches" in PAGE and SMOOTH_SHARE == 0.01
+    assert f"each of {BUCKETS} intervals" in PAGE and SMOOTH_SHARE == 0.01

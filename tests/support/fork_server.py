@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -158,7 +159,13 @@ def answer(prices: Path) -> None:
         pids = []
         for rank in range(len(asked["environment"])):
             if not (pid := os.fork()):
-                os._exit(child(asked, rank, prices))
+                code = 99
+                try:
+                    code = child(asked, rank, prices)
+                except BaseException:
+                    os.write(2, traceback.format_exc().encode())
+                finally:  # whatever happens, a child does not leave through the server's own `with`, which would remove the prices
+                    os._exit(code)
             pids.append(pid)
         if asked["kill_after_s"] is not None:
             time.sleep(asked["kill_after_s"])
@@ -187,8 +194,6 @@ def child(asked: Mapping[str, Any], rank: int, prices: Path) -> int:
     except SystemExit as error:
         return int(error.code or 0)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         return 99
     finally:
