@@ -178,6 +178,10 @@ def test_every_end_of_a_trunk_is_bit_for_bit_its_branch(folder: Path) -> None:
         one, other = outcome(folder, f"out/as,decay={decay}", once=False), outcome(folder, f"alone/{decay}", once=False)
         assert one.weights == other.weights and one.stream == other.stream
     assert "goes on" not in call("--output", "out").stderr  # finished runs stay
+    for past, name in (({"seeds": [3, 4]}, "seed=4"), ({"grid": {"optimizer.lr.wsd.peak": [0.01, 0.02]}}, "as,peak=0.02")):
+        write(folder, {**ends, **past})  # the past of the second run is not the trunk's
+        refused = call("--output", "other")
+        assert refused.exit_code == 2 and f"{name}: " in refused.stderr and not (folder / "other").exists(), refused.output
     copytree(folder / "runs" / "trunk", folder / "runs" / "copy")
     write(folder, {**ends, "trunk": "runs/copy"})
     again = call("--output", "out")

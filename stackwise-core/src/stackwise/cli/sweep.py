@@ -84,15 +84,28 @@ def sweep(file: Path, output: Path | None, at_once: int, only_plan: bool, alone:
 
 
 def _on_its_trunk(sweep_config: SweepConfig) -> tuple[SweepConfig, int]:
-    """A sweep with the config that its runs share, and the step of its trunk that they begin at."""
+    """A sweep with the config that its runs share, and the step of its trunk that they begin at; every run declares that past as the trunk.
+
+    Raises:
+        UserError: a run declares it otherwise, or there is no such step; the message names the run.
+    """
     from attrs import evolve
 
-    from stackwise.runs.rest import checkpoint_at, config_of
+    from stackwise import config
+    from stackwise.errors import UserError
+    from stackwise.runs.rest import Rest, checkpoint_at, config_of
 
     if not sweep_config.trunk:
         return sweep_config, 0
-    config = str(config_of(Path(sweep_config.trunk)))
-    return evolve(sweep_config, config=sweep_config.config or config), checkpoint_at(Path(sweep_config.trunk), sweep_config.at)[0].step
+    trunk = Path(sweep_config.trunk)
+    whole = evolve(sweep_config, config=sweep_config.config or str(config_of(trunk)))
+    checkpoint, _ = checkpoint_at(trunk, sweep_config.at)
+    for point in whole.points():
+        try:
+            Rest.after(checkpoint, config.load(Path(whole.config), point.overrides), trunk)
+        except UserError as error:
+            raise UserError(f"{point.name or 'the config'}: {error}") from error
+    return whole, checkpoint.step
 
 
 def _as_json(job: Job) -> dict[str, Any]:
