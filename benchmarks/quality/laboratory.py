@@ -31,6 +31,7 @@ LADDER = (2e-4, 3.2e-4, 5e-4, 8e-4, 1.25e-3, 2e-3, 3.2e-3, 5e-3, 8e-3, 1.25e-2, 
 RATES = LADDER[4:9]
 SEED, SEEDS = 1, (2, 3, 4, 5, 6)
 ROWS = {"data.seq_len": {"piecewise": {"values": {"0%": 32, "15%": 64, "40%": 128}}}, "data.step_tokens": 1024, "data.batch_size": 32}
+SHORT = {"data.seq_len": 64, "evaluate.heldout.seq_len": 128}
 LOW = ["embedding", "rack.stacks.base.0"]
 METRIC, RATE, HORIZON = "bits_per_byte", "optimizer.lr.wsd.peak", "run.horizon"
 Keys = Mapping[str, Any]
@@ -128,7 +129,8 @@ def with_planes(side: Side, choice: Choice) -> Iterator[Side]:
         "batches of 4 throughout (no timeline)": ({"data.batch_size": 4}, near),
         "batches of 2 throughout (no timeline)": ({"data.batch_size": 2}, near),
         "rows and batches together": (ROWS | {"data.step_tokens": {"piecewise": {"values": {"0%": 256, "20%": 512, "50%": 1024}}}}, near),
-        "rows of 64, batches of 8 throughout (no timeline)": ({"data.seq_len": 64, "evaluate.heldout.seq_len": 128}, near),
+        "rows of 64, batches of 8 throughout (no timeline)": (SHORT, near),
+        "rows of 64, batches of 4 throughout (no timeline)": ({**SHORT, "data.batch_size": 4}, near),
     }
     for number, (title, (keys, rates)) in enumerate(planes.items(), start=1):
         own = {choice.candidate: {**side.candidates[choice.candidate], **keys}}
