@@ -107,6 +107,8 @@ def test_a_folder_stays_what_it_is_inside_a_run() -> None:
         ("tokenizer_config.json", "[1"),
         ("tokenizer_config.json", "[1]"),
         ("tokenizer_config.json", '{"eos_token": "<missing>"}'),
+        ("tokenizer_config.json", '{"eos_token": ["</s>"]}'),
+        ("tokenizer_config.json", '{"eos_token": {"content": {}}}'),
         ("tokenizer.json", '{"model": {"vocab": {}}}'),
         ("tokenizer.json", '{"model": {"vocab": {"a": "b"}}}'),
         ("tokenizer.json", "[" * 100_000),

@@ -86,7 +86,7 @@ class TokenizerFile:
         token = named.get("content") if isinstance(named, Mapping) else named
         if token is None:
             return None
-        if token not in self.ids:
+        if not isinstance(token, str) or token not in self.ids:
             raise DataError(f"{self.label} has {token!r} for {name}, which is not a token of it: save the folder again")
         return self.ids[token]
 
