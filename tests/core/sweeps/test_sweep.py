@@ -177,6 +177,8 @@ def test_every_end_of_a_trunk_is_bit_for_bit_its_branch(folder: Path) -> None:
         assert CliRunner().invoke(main, ["branch", "runs/trunk", "--at", "step 8", *sets, "--output", f"alone/{decay}"]).exit_code == 0
         one, other = outcome(folder, f"out/as,decay={decay}", once=False), outcome(folder, f"alone/{decay}", once=False)
         assert one.weights == other.weights and one.stream == other.stream
+    parents = [json.loads((folder / "out" / f"as,decay={decay}" / "status.json").read_text())["parent"] for decay in ("20%", "30%")]
+    assert [(Path(parent["run"]).name, parent["step"]) for parent in parents] == [("trunk", 8), ("as,decay=20%", 15)]
     assert "goes on" not in call("--output", "out").stderr  # finished runs stay
     for past, name in (({"seeds": [3, 4]}, "seed=4"), ({"grid": {"optimizer.lr.wsd.peak": [0.01, 0.02]}}, "as,peak=0.02")):
         write(folder, {**ends, **past})  # the past of the second run is not the trunk's
