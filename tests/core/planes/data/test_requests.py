@@ -62,6 +62,14 @@ def test_one_source_gives_all_rows_and_steps_of_one_shape_are_one_request() -> N
     assert made.of(moment(2)).takes == ((("a", 7),),)
 
 
+def test_a_task_that_needs_more_entries_of_the_same_data_gets_them() -> None:
+    """Two phases of one data state: the second task looks one entry further ahead."""
+    same, made = state({"a": Curve.constant(1)}, BatchShape.of(batch_size=5, seq_len=3)), Requests()
+    for lookahead in (0, 1):
+        made.enter(same, ["a"], lookahead)
+        assert made.of(moment(lookahead)).length == 3 + lookahead
+
+
 def test_batches_as_they_come_cannot_be_mixed_row_by_row() -> None:
     one = requests_of({"a": Curve.constant(1)}, BatchShape.of(batch_size=None, seq_len=None))
     assert one.of(moment(0)).takes == ((("a", None),),)
