@@ -117,7 +117,7 @@ class OptimizerPlane:
         """One update of the weights, and of their average."""
         self._masters.take_gradients()
         try:
-            self._named.torch.step()
+            self._named.step()
         except BaseException as error:
             mark(error, self._component, "step")
             raise
