@@ -1,7 +1,8 @@
 """What a step of the training machine costs over a hand-written loop: same model, data, task and fused optimizer.
 
 One thread, the two loops interleaved round by round. Of the wall time of single steps the median, and the 5 % quantile, which other load
-does not reach: a step of the small model is shorter than any time slice. Run: python benchmarks/overhead.py
+does not reach: a step of the small model is shorter than any time slice. With schedules our loop stands beside the loop without any, and
+beside one that has them written into it. Run: python benchmarks/overhead.py
 """
 
 from __future__ import annotations
@@ -158,6 +159,32 @@ def _by_hand(kind: str, task: Regression, data: list[Batch], steps: int) -> Iter
         yield
 
 
+def following_by_hand(kind: str, task: Regression, data: list[Batch], steps: int) -> list[float]:
+    """The loop to beat where every plane is on a schedule: the same five lines, written into it."""
+    return timed(_following_by_hand(kind, Following(0.0), data, steps))
+
+
+def _following_by_hand(kind: str, task: Following, data: list[Batch], steps: int) -> Iterator[None]:
+    torch.manual_seed(0)
+    first, middle, last, transform = First(kind), FollowingMiddle(kind, 0.0), Last(kind), FollowingTransform(0.0)
+    model = nn.ModuleList([first, middle, last])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    group, generator = optimizer.param_groups[0], torch.Generator()
+    for step in range(steps):
+        t = step / steps
+        values = {"rate": t}
+        task.apply_values(values)
+        transform.apply_values(values)
+        middle.apply_values(values)
+        group["lr"], group["weight_decay"] = 1e-3 + (1e-4 - 1e-3) * t, 1e-2 * (1 - t)
+        batch = transform(data[step % len(data)], t, generator)
+        total, count, _ = task.loss(last(middle(first(batch["x"]))), batch)
+        (total / count).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield
+
+
 def machine(kind: str, task: Regression, data: list[Batch], steps: int) -> list[float]:
     """The same through the training machine, every event consumed."""
     experiment = stackwise.experiment(
@@ -194,20 +221,27 @@ def following(kind: str, task: Regression, data: list[Batch], steps: int) -> lis
 
 
 Row = tuple[str, list[float], list[float]]
+Loop = Callable[[str, Regression, list[Batch], int], list[float]]
 
 
 def compare(
-    name: str, kind: str, task: Regression, data: list[Batch], steps: int, rounds: int, ours: Callable[..., list[float]] = machine
+    name: str,
+    kind: str,
+    task: Regression,
+    data: list[Batch],
+    steps: int,
+    rounds: int,
+    loops: tuple[Loop, Loop] = (hand_written, machine),
 ) -> Row:
     """Interleaved rounds; the seconds of every step by hand and of ours."""
-    hand_written(kind, task, data, min(steps, 50))
-    ours(kind, task, data, min(steps, 50))
-    by_hand: list[float] = []
-    by_machine: list[float] = []
+    seconds: dict[Loop, list[float]] = {loop: [] for loop in loops}
+    for loop in loops:
+        loop(kind, task, data, min(steps, 50))
     for i in range(rounds):
-        for loop in (hand_written, ours) if i % 2 == 0 else (ours, hand_written):
-            (by_hand if loop is hand_written else by_machine).extend(loop(kind, task, data, steps))
-    return name, by_hand, by_machine
+        for loop in loops if i % 2 == 0 else reversed(loops):
+            seconds[loop].extend(loop(kind, task, data, steps))
+    by_hand, ours = loops
+    return name, seconds[by_hand], seconds[ours]
 
 
 def microseconds(seconds: list[float]) -> tuple[float, float]:
@@ -226,7 +260,8 @@ def main() -> None:
     text = [{"x": tokens[:, :-1], "y": tokens[:, 1:]} for tokens in torch.randint(256, (16, 12, 65))]
     rows = [
         compare("MLP, 2 layers, width 64, batch 8", "mlp", Regression(), features, 500, rounds),
-        compare("the same MLP, every plane on a schedule", "mlp", Regression(), features, 500, rounds, following),
+        compare("every plane on a schedule, by hand without one", "mlp", Regression(), features, 500, rounds, (hand_written, following)),
+        compare("every plane on a schedule, by hand too", "mlp", Regression(), features, 500, rounds, (following_by_hand, following)),
         compare("transformer, 4 blocks, width 128, batch 12 × 64", "transformer", NextByte(), text, 20, rounds),
     ]
     print(f"torch {torch.__version__}, 1 thread, {rounds} interleaved rounds, wall time of single steps in µs: median, 5 % quantile")

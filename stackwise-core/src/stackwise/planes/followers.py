@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stackwise.contracts.answers import calling
+from typing import cast
+
+from stackwise.contracts.answers import mark
 from stackwise.contracts.protocols import Scheduled
 from stackwise.curriculum.parts import Part
 from stackwise.errors import ProviderError
@@ -25,7 +27,7 @@ class Follower:
             raise ProviderError(
                 f"{part.id} declares options that follow time ({', '.join(part.curves)}) but {label} has no apply_values: give it one"
             )
-        self._artifact, self._handing = artifact, calling(part.id, "apply_values")
+        self._id, self._artifact = part.id, cast(Scheduled, artifact)  # without one nothing is due
         self._curves = self._due = tuple(part.curves.items())
         self._moving = tuple((name, curve) for name, curve in self._curves if not curve.is_constant)
         self.values: dict[str, float] = {}
@@ -40,11 +42,16 @@ class Follower:
         """Hand over the values in force at t, if any of them changed."""
         if not self._due:
             return
-        values = {**self.values, **{name: curve(t) for name, curve in self._due}}
+        values = self.values.copy()
+        for name, curve in self._due:
+            values[name] = curve(t)
         self._due = self._moving
         if values != self.values:
-            with self._handing:
-                self._artifact.apply_values(values)  # type: ignore[attr-defined]  # checked in the constructor
+            try:
+                self._artifact.apply_values(values)
+            except BaseException as error:
+                mark(error, self._id, "apply_values")
+                raise
             self.values = values
 
     def forget(self) -> None:

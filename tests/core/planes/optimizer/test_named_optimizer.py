@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_planes import FALLING, adam, copies, named, state, step
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from stackwise.contracts.protocols import ParameterGroup
 from stackwise.curriculum.parts import Part
@@ -140,3 +141,64 @@ def test_what_a_users_own_callable_leaves_out_is_no_providers_fault() -> None:
     for given, fault in ((None, ProviderError), (object(), UserError)):
         with pytest.raises(fault, match="missing"):
             OptimizerPlane(forgetful).enter(state(part=Part(kind="optimizer", id="o", given=given)), named("a", "b"), 0.0)
+
+
+def records(plane: OptimizerPlane, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many records for a profiler one step opens."""
+    opened = []
+    original = torch.autograd.profiler.record_function
+
+    def counted(name: str) -> Any:
+        opened.append(name)
+        return original(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.autograd.profiler, "record_function", counted)
+        step(plane)
+    return len(opened)
+
+
+def test_a_step_opens_no_record_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = OptimizerPlane(adam)
+    plane.enter(state(), named("a", "b"), 0.0)
+    plane.apply_values(0.0)
+    assert records(plane, monkeypatch) == 0
+    with torch.autograd.profiler.profile() as profile:
+        assert records(plane, monkeypatch) == 1
+    assert any(event.name.startswith("Optimizer.step#") for event in profile.function_events)
+
+
+@pytest.mark.parametrize("where", ["before", "after", "before, everywhere", "after, everywhere", "in its place"])
+def test_whatever_is_hooked_into_a_step_or_put_in_its_place_is_called(where: str) -> None:
+    plane, parameters, called = OptimizerPlane(adam), named("a", "b"), []
+    plane.enter(state(), parameters, 0.0)
+    plane.apply_values(0.0)
+    optimizer = plane.optimizer
+    original = optimizer.step
+
+    def hook(*arguments: object) -> None:
+        called.append(where)
+
+    def replacement() -> None:
+        called.append(where)
+        original()
+
+    removes: Any = None
+    match where:
+        case "before":
+            removes = optimizer.register_step_pre_hook(hook)
+        case "after":
+            removes = optimizer.register_step_post_hook(hook)
+        case "before, everywhere":
+            removes = register_optimizer_step_pre_hook(hook)
+        case "after, everywhere":
+            removes = register_optimizer_step_post_hook(hook)
+        case _:
+            optimizer.step = replacement  # type: ignore[method-assign]  # as a scheduler of torch's does
+    step(plane)
+    assert called == [where]
+    assert all(parameter[0] < 1 for parameter in parameters.values())
+    if removes is not None:
+        removes.remove()
+        step(plane)
+        assert called == [where]
