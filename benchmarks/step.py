@@ -160,9 +160,10 @@ def ours(overrides: tuple[str, ...]) -> Iterator[None]:
 def steps_of(variant: str) -> Iterator[None]:
     """The steps of a variant; nothing was imported before."""
     if variant in OURS:
-        from stackwise.cli.process import prepare_process
+        from stackwise.cli.process import load_torch, prepare_process
 
         prepare_process()
+        load_torch()
         return ours(OURS[variant])
     if variant in (PRODUCTS, PRODUCTS_FLOAT32):
         return products(variant == PRODUCTS)
@@ -191,9 +192,9 @@ def serve(variant: str) -> None:
         print(*pairs, flush=True)
 
 
-def start(variant: str, threads: int, place: str) -> subprocess.Popen[str]:
-    """The process of a variant, in the environment that a user of it would have."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+def start(variant: str, threads: int, place: str, **settings: str) -> subprocess.Popen[str]:
+    """The process of a variant, in the environment that a user of it would have, with these settings."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **settings}
     if variant in (FUSED, BEST_FLOAT32, BEST):
         environment |= {"MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_THRESHOLD_": "33554432"}
     command = [sys.executable, str(Path(__file__).resolve()), "--serve", variant]

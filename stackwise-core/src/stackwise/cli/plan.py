@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stackwise.cli.process import prepare_process
+from stackwise.cli.process import load_torch, prepare_process
 
 
 @click.command(
@@ -41,6 +41,7 @@ def plan(file: Path, overrides: tuple[str, ...], as_json: bool, page: Path | Non
     """
     if steps is not None:
         prepare_process()
+        load_torch()
     from stackwise import config
     from stackwise.assembly.planning import make_plan
     from stackwise.assembly.pricing import price

@@ -9,10 +9,11 @@ import signal
 import sys
 import threading
 
+from stackwise.cli.spinning import can_watch, watch_spinning
 from stackwise.storage import posix
 
 SPINS = "1000"
-"""How many times a thread of OpenMP spins, for some microseconds in all, while it waits for the others, before it sleeps. OpenMP's own
+"""Where the load cannot be watched: how many times a thread of OpenMP spins while it waits for the others, before it sleeps. OpenMP's own
 default is 300,000: where another process holds a core, each of the hundreds of parallel regions of a step then waits out a time slice."""
 
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
@@ -22,7 +23,7 @@ _NEVER, _LARGEST = 2**31 - 1, 32 << 20
 
 
 def prepare_process() -> None:
-    """Have waiting threads sleep, freed memory stay with the process, and a request to save wait for something to save.
+    """Have freed memory stay with the process, a request to save wait for something to save, and threads sleep where nobody watches them.
 
     What the user has set in the environment stays as it is. Nothing is done where torch is loaded already: threads, memory and signals
     then belong to the code that loaded it.
@@ -30,16 +31,17 @@ def prepare_process() -> None:
     if "torch" in sys.modules:
         return
     _ignore_early_saves()
-    if not any(name in os.environ for name in _WAITING):
+    if not _waits_as_told() and not can_watch():
         os.environ["GOMP_SPINCOUNT"] = SPINS
     if sys.platform == "linux" and not any(name in os.environ for name in _ALLOCATING):
         _keep_memory()
 
 
 def load_torch() -> None:
-    """Import torch without looking for garbage meanwhile: what it makes stays as long as the process, and is not looked through later.
+    """Import torch without looking for garbage meanwhile, and watch how its threads wait.
 
-    Importing it makes a million objects, and Python would go through those so far again and again: a tenth to a sixth of the time.
+    What it makes stays as long as the process, and is not looked through later. Importing it makes a million objects, and Python would go
+    through those so far again and again: a tenth to a sixth of the time.
     """
     if "torch" in sys.modules or not gc.isenabled():
         return
@@ -49,6 +51,13 @@ def load_torch() -> None:
     finally:
         gc.freeze()
         gc.enable()
+    if not _waits_as_told():
+        watch_spinning()
+
+
+def _waits_as_told() -> bool:
+    """Whether the environment says how threads wait."""
+    return any(name in os.environ for name in _WAITING)
 
 
 def _ignore_early_saves() -> None:
