@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from stackwise.cli.spinning import can_watch
+
 EXAMPLE = Path(__file__).parents[3] / "examples" / "one-phase.yaml"
 UNSET = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 WATCHED = """
-import os, sys
+import signal, sys
 from importlib.abc import MetaPathFinder
 class Watch(MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == "torch":
-            print("as torch is loaded:", os.environ.get("GOMP_SPINCOUNT"), file=sys.stderr)
+            print("as torch is loaded:", signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN, file=sys.stderr)
 sys.meta_path.insert(0, Watch())
 from stackwise.cli import main
 main(prog_name="stackwise")
@@ -64,10 +66,28 @@ def python(code: str, **more: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(("said", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")])
-def test_threads_wait_asleep_unless_the_user_says_otherwise(said: dict[str, str], spins: str) -> None:
-    code = "import os; from stackwise.cli.process import prepare_process as p; p(); print(os.environ.get('GOMP_SPINCOUNT'))"
-    assert python(code, **said).split() == [spins]
+SPINS = """
+import os, pathlib, threading
+from stackwise.cli import process, spinning
+if os.environ.get("HIDDEN"):
+    spinning._STAT = pathlib.Path("/none")
+process.prepare_process()
+process.load_torch()
+print(os.environ.get("GOMP_SPINCOUNT"), "stackwise-spinning" in [each.name for each in threading.enumerate()])
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "spins"),
+    [
+        ({}, "None True" if can_watch() else "1000 False"),
+        ({"HIDDEN": "1"}, "1000 False"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 False"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None False"),
+    ],
+)
+def test_the_way_that_threads_wait_is_watched_or_set_unless_the_user_says_it(said: dict[str, str], spins: str) -> None:
+    assert python(SPINS, **said).strip() == spins
 
 
 def test_nothing_is_set_where_torch_is_loaded_already(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +205,7 @@ NEVER = {
 @pytest.mark.rare  # three processes that compute; an import too many makes a start slower and nothing wrong
 def test_commands_import_what_they_use(tmp_path: Path) -> None:
     run, before = commanded("run", str(EXAMPLE), "--set", "run.horizon=2 steps", "--output", "r", cwd=tmp_path)
-    assert before == ["as torch is loaded: 1000"]
+    assert before == ["as torch is loaded: True"]
     assert {"torch", "stackwise.assembly.pricing", "stackwise.machine.step"} <= run
     assert not run & NEVER
     assert not run & {"stackwise.plan.amendments", "stackwise.saved.generate", "torch._dynamo", "torch._inductor"}
@@ -195,6 +215,6 @@ def test_commands_import_what_they_use(tmp_path: Path) -> None:
     assert not plan & {"stackwise.runs", "stackwise.saved", "stackwise.storage.checkpoints"}
 
     resume, before = commanded("resume", "r", cwd=tmp_path)
-    assert before == ["as torch is loaded: 1000"]
+    assert before == ["as torch is loaded: True"]
     assert not resume & NEVER
     assert not resume & {"stackwise.assembly.pricing", "torch.utils.flop_counter", "torch._dynamo", "sympy"}
