@@ -152,6 +152,8 @@ class Laboratory:
         self.directory, self.jobs, self.only = runs / study, jobs, only
         sides = first_example() if study == "first" else budget(float(study))
         self.sides = tuple(side for side in sides if not names or side.name in names)
+        self.planes = [name for name in names if "-plane" in name]
+        """Of the planes on top only these; empty for all."""
         self.choices: dict[str, Choice] = {}
 
     def work(self, *, planes: bool) -> None:
@@ -173,7 +175,8 @@ class Laboratory:
     def with_planes(self) -> list[Side]:
         """One plane more for each side that no model was given to; none before their own trials."""
         chosen = [(side, self.choices[side.name]) for side in self.sides if side.name.startswith("small") and side.name in self.choices]
-        return [plane for side, choice in chosen for plane in with_planes(side, choice)]
+        planes = [plane for side, choice in chosen for plane in with_planes(side, choice)]
+        return [plane for plane in planes if not self.planes or plane.name in self.planes]
 
     def chosen(self, side: Side) -> Choice | None:
         """The best candidate at the best rate; the grid grows while that lies at its end."""
@@ -314,7 +317,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=re.sub(r"\n(?!\n)", " ", __doc__ or ""))
     parser.add_argument("--study", action="append", help="`first`, or a budget in FLOPs such as 1e13  [default: first and 3e12]")
     parser.add_argument("--runs", type=Path, default=Path("laboratory"), help="where the sweeps are")
-    parser.add_argument("--side", action="append", default=[], help="a side of the study  [default: all]")
+    parser.add_argument(
+        "--side", action="append", default=[], help="a side of the study, or a plane on top such as small-static-plane8  [default: all]"
+    )
     parser.add_argument("--planes", action="store_true", help="then add the planes, one at a time, where no model is given")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one thread")
     only = parser.add_mutually_exclusive_group()
