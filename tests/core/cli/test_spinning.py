@@ -12,7 +12,7 @@ import pytest
 
 from stackwise.cli import spinning
 
-pytestmark = pytest.mark.skipif(not spinning.can_watch(), reason="the load of this machine cannot be read")
+pytestmark = pytest.mark.skipif(spinning.load_of_others() is None, reason="the load of this machine cannot be read")
 
 SWITCHED = """
 import os, threading, time
@@ -36,8 +36,8 @@ def settled(count):
 
 torch.zeros(1 << 17).neg_()  # the threads of OpenMP that the step has
 load = Load()
-threading.Thread(target=spinning._watch, args=(load,), daemon=True).start()
-before = len(os.listdir("/proc/self/task"))
+spinning.watch_spinning(load)
+before = len(os.listdir("/proc/self/task"))  # the watch's own included
 print(settled(before))
 load.busy = {busy}
 time.sleep(0.5)
@@ -58,7 +58,7 @@ def said(threads: int, busy: float) -> list[str]:
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has one thread")
 def test_there_are_more_threads_than_cores_as_long_as_others_need_one() -> None:
-    """Two cores and two threads: one thread that holds one more of OpenMP's makes three for two."""
+    """Two cores and two threads: one of Python's, with one more of OpenMP's, makes three for two."""
     assert said(2, 1.0) == ["True", "2", "True"]
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_begun_where_a_core_is_left_for_each_thread(threads: int, bus
 
 
 def test_what_others_use_is_counted_without_what_this_process_uses() -> None:
-    load = spinning._Load(os.sched_getaffinity(0))
+    load = spinning.Load(os.sched_getaffinity(0))
     loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         sleep(1)
@@ -88,20 +88,64 @@ def test_what_this_process_uses_is_not_counted_as_that_of_others(monkeypatch: py
     monkeypatch.setattr(spinning, "_STAT", stat)
     ticks = os.sysconf("SC_CLK_TCK")
     stat.write_text(f"cpu0 {10 * ticks} 0 0 5 5 0 0 5\n", encoding="utf-8")
-    load = spinning._Load([0])
+    load = spinning.Load([0])
     start = process_time()
     while process_time() - start < 1:
         pass
     own = process_time() - start
     stat.write_text(f"cpu0 {int((10 + own) * ticks)} 0 0 9 9 0 0 9\n", encoding="utf-8")
     assert load.others() < 0.05
-    stat.write_text(f"cpu0 {int((12 + own) * ticks)} 0 0 9 9 0 0 9\n", encoding="utf-8")
-    assert load.others() > 1
+    sleep(1)
+    stat.write_text(f"cpu0 {int((11 + own) * ticks)} 0 0 9 9 0 0 9\n", encoding="utf-8")
+    assert 0.5 < load.others() <= 1.05
+    stat.write_text(f"cpu0 {int((1000 + own) * ticks)} 0 0 9 9 0 0 9\n", encoding="utf-8")
+    assert load.others() == 0  # no core does that
 
 
 def test_a_machine_that_hides_its_load_is_not_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(spinning, "_STAT", tmp_path / "none")
-    assert not spinning.can_watch()
+    assert spinning.load_of_others() is None
     monkeypatch.setattr(spinning, "_STAT", tmp_path / "other")
-    (tmp_path / "other").write_text("cpu  1 2 3 4 5 6 7 8\n", encoding="utf-8")
-    assert not spinning.can_watch()
+    lines = "".join(f"cpu{core} 0 0 0 0 0 0 0 0\n" for core in os.sched_getaffinity(0))
+    for content in ("cpu  1 2 3 4 5 6 7 8\n", lines, lines.replace("0 0 0", "x x x")):
+        (tmp_path / "other").write_text(content, encoding="utf-8")
+        assert spinning.load_of_others() is None
+
+
+@pytest.mark.parametrize(("quota", "watched"), [("max 100000", True), ("200000 100000", False)])
+def test_where_processor_time_is_rationed_nobody_spins_for_long(
+    quota: str, watched: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota + "\n", encoding="utf-8")
+    monkeypatch.setattr(spinning, "_QUOTA", tmp_path / "cpu.max")
+    assert (spinning.load_of_others() is not None) == watched
+
+
+LIMITED = """
+import os, resource, sys, time
+import torch
+from stackwise.cli import spinning
+spinning._PERIOD = 0.05
+
+class Load:
+    cores = 64
+    def others(self):
+        return 64.0
+
+torch.set_num_threads(1)
+spinning.watch_spinning(Load())
+torch.set_num_threads(2)
+os.setuid(65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (5, 5))
+time.sleep(1)
+print("goes on")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user, whose threads are limited")
+def test_where_no_more_threads_are_allowed_training_goes_on() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["goes", "on"]
+    assert len(done.stderr.splitlines()) == 1
+    assert "can't start new thread" in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stackwise.cli.spinning import can_watch
+from stackwise.cli.spinning import load_of_others
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "one-phase.yaml"
 UNSET = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GLIBC_TUNABLES", "LD_PRELOAD")
@@ -80,7 +80,7 @@ print(os.environ.get("GOMP_SPINCOUNT"), "stackwise-spinning" in [each.name for e
 @pytest.mark.parametrize(
     ("said", "spins"),
     [
-        ({}, "None True" if can_watch() else "1000 False"),
+        ({}, "None True" if load_of_others() else "1000 False"),
         ({"HIDDEN": "1"}, "1000 False"),
         ({"GOMP_SPINCOUNT": "7"}, "7 False"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "None False"),

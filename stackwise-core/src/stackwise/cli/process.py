@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 
-from stackwise.cli.spinning import can_watch, watch_spinning
+from stackwise.cli.spinning import load_of_others, watch_spinning
 from stackwise.storage import posix
 
 SPINS = "1000"
@@ -31,7 +31,7 @@ def prepare_process() -> None:
     if "torch" in sys.modules:
         return
     _ignore_early_saves()
-    if not _waits_as_told() and not can_watch():
+    if not _waits_as_told() and load_of_others() is None:
         os.environ["GOMP_SPINCOUNT"] = SPINS
     if sys.platform == "linux" and not any(name in os.environ for name in _ALLOCATING):
         _keep_memory()
@@ -43,16 +43,18 @@ def load_torch() -> None:
     What it makes stays as long as the process, and is not looked through later. Importing it makes a million objects, and Python would go
     through those so far again and again: a tenth to a sixth of the time.
     """
-    if "torch" in sys.modules or not gc.isenabled():
+    if "torch" in sys.modules:
         return
+    load, enabled = None if _waits_as_told() else load_of_others(), gc.isenabled()
     gc.disable()
     try:
         import torch  # noqa: F401  # here for its import alone
     finally:
-        gc.freeze()
-        gc.enable()
-    if not _waits_as_told():
-        watch_spinning()
+        if enabled:
+            gc.freeze()
+            gc.enable()
+    if load is not None:
+        watch_spinning(load)
 
 
 def _waits_as_told() -> bool:

@@ -8,7 +8,9 @@ nothing are begun when cores become scarce, and ended when they are free again. 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -19,32 +21,19 @@ _SCARCE = 0.25
 """So much of a core may be missing."""
 _CALM = 20
 """Periods without a lack of cores after which threads spin again: a load that comes and goes is no calm."""
-_STAT, _TICKS = Path("/proc/stat"), "SC_CLK_TCK"
+_STAT, _TICKS, _MAPS = Path("/proc/stat"), "SC_CLK_TCK", Path("/proc/self/maps")
 _NOT_BUSY = (3, 4, 7)
 """Columns of a line of /proc/stat: idle, waiting for a disk, and what the host of a virtual machine took."""
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Begins with `max` where processor time is not rationed. Where it is, spinning uses it up, however few processes there are."""
 
 
-def can_watch() -> bool:
-    """Whether this machine says what other processes use."""
-    return _load_here() is not None
+class Load:
+    """What other processes use of some cores.
 
-
-def watch_spinning() -> None:
-    """Begin to watch, in a thread of this process; torch has to be loaded, as what is half loaded cannot be used."""
-    load = _load_here()
-    if load is not None:
-        threading.Thread(target=_watch, args=(load,), name="stackwise-spinning", daemon=True).start()
-
-
-def _load_here() -> _Load | None:
-    try:
-        return _Load(os.sched_getaffinity(0))
-    except (AttributeError, OSError, ValueError):  # not Linux, or a container that hides it
-        return None
-
-
-class _Load:
-    """What other processes use of some cores."""
+    Raises:
+        OSError, ValueError: the system does not say it.
+    """
 
     def __init__(self, cores: Collection[int]) -> None:
         self.cores = len(cores)
@@ -53,34 +42,60 @@ class _Load:
 
     def others(self) -> float:
         """The cores that they used since the last call."""
-        last, self._last = self._last, self._now()
-        (start, busy_before), (stop, busy) = last, self._last
-        return max(0.0, (busy - busy_before) / (stop - start))
+        (start, before), (stop, after) = self._last, self._now()
+        self._last = stop, after
+        used = (after - before) / (stop - start)
+        return used if 0 <= used <= self.cores + 1 else 0.0  # a core that was taken out and put back begins to count anew
 
     def _now(self) -> tuple[float, float]:
         """The time, and the seconds of others until then."""
         lines = [line.split() for line in _STAT.read_text().splitlines()]
-        ticks = [int(word) for name, *words in lines if name in self._names for i, word in enumerate(words[:8]) if i not in _NOT_BUSY]
-        if not ticks:
-            raise ValueError(f"{_STAT} has no line for any of {sorted(self._names)}")
-        return perf_counter(), sum(ticks) / os.sysconf(_TICKS) - process_time()
+        columns = [[int(word) for word in words[:8]] for name, *words in lines if name in self._names]
+        if not any(map(any, columns)):
+            raise ValueError(f"{_STAT} says nothing of {sorted(self._names)}")
+        ticks = sum(count for counts in columns for i, count in enumerate(counts) if i not in _NOT_BUSY)
+        return perf_counter(), ticks / os.sysconf(_TICKS) - process_time()
 
 
-def _watch(load: _Load) -> None:
+def load_of_others() -> Load | None:
+    """What to watch; None where the system does not say it, or rations the time. Ask before torch is loaded: it may bind this thread."""
+    try:
+        if _QUOTA.exists() and not _QUOTA.read_text().startswith("max"):
+            return None
+        return Load(os.sched_getaffinity(0))
+    except (AttributeError, OSError, ValueError):  # not Linux, or a container that hides it
+        return None
+
+
+def watch_spinning(load: Load) -> None:
+    """Begin to watch, in a thread of this process, where torch computes with GNU's library; it has to be loaded already."""
+    libraries = {path for line in _MAPS.read_text().splitlines() if "libgomp" in (path := line.rpartition(" ")[2])}
+    if len(libraries) == 1:
+        library = ctypes.CDLL(libraries.pop())
+        threading.Thread(target=_watch, args=(load, library), name="stackwise-spinning", daemon=True).start()
+
+
+def _watch(load: Load, library: ctypes.CDLL) -> None:
+    """Until the process ends, or watching fails."""
     import torch
 
     idle: _IdleThreads | None = None
     calm = 0
-    while True:
-        sleep(_PERIOD)
-        others = load.others()
-        threads = _in_new_thread(torch.get_num_threads) if others > _SCARCE else 1
-        if threads > 1 and others + threads > load.cores + _SCARCE:
-            calm = 0
-            idle = idle or _IdleThreads(threads, load.cores)
-        elif idle is not None and (calm := calm + 1) >= _CALM:
+    try:
+        while True:
+            sleep(_PERIOD)
+            others = load.others()
+            threads = _in_new_thread(torch.get_num_threads) if others > _SCARCE else 1
+            if threads > 1 and others + threads > load.cores + _SCARCE:
+                calm = 0
+                idle = idle or _IdleThreads(library, load.cores - threads + 2)
+            elif idle is not None and (calm := calm + 1) >= _CALM:
+                idle.end()
+                idle = None
+    except (OSError, ValueError, RuntimeError) as error:
+        if idle is not None:
             idle.end()
-            idle = None
+        print(f"how threads wait is no longer fitted to the load: {error}", file=sys.stderr)
 
 
 def _in_new_thread(ask: Callable[[], int]) -> int:
@@ -93,23 +108,39 @@ def _in_new_thread(ask: Callable[[], int]) -> int:
 
 
 class _IdleThreads:
-    """Threads of OpenMP that wait, as many as it takes to have more than there are cores."""
+    """One thread of Python's, to which the library gives its threads, and with which they end.
 
-    def __init__(self, threads: int, cores: int) -> None:
-        self._over = threading.Event()
-        self._holders = [threading.Thread(target=self._hold, daemon=True) for _ in range((cores - 1) // (threads - 1))]
-        for holder in self._holders:
-            holder.start()
+    Args:
+        library: of OpenMP, GNU's.
+        count: of its threads, the one of Python's included.
 
-    def _hold(self) -> None:
-        """Each thread of Python's that computes has its own threads of OpenMP, until it ends."""
-        import torch
+    Raises:
+        RuntimeError: no more threads can be begun.
+    """
 
-        torch.zeros(1 << 17).neg_()
+    def __init__(self, library: ctypes.CDLL, count: int) -> None:
+        self._over, self._library = threading.Event(), library
+        _check_room(count)
+        self._holder = threading.Thread(target=self._hold, args=(count,), daemon=True)
+        self._holder.start()
+
+    def _hold(self, count: int) -> None:
+        does_nothing = ctypes.cast(self._library.omp_in_parallel, ctypes.c_void_p)
+        self._library.GOMP_parallel(does_nothing, None, count, 0)
         self._over.wait()
 
     def end(self) -> None:
         """End them."""
         self._over.set()
-        for holder in self._holders:
-            holder.join()
+        self._holder.join()
+
+
+def _check_room(count: int) -> None:
+    """Begin and end so many threads of Python's: where that is not allowed they raise, and the library would end the process."""
+    over = threading.Event()
+    threads = [threading.Thread(target=over.wait, daemon=True) for _ in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+    finally:
+        over.set()

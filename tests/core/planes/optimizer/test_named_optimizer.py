@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -202,3 +203,40 @@ def test_whatever_is_hooked_into_a_step_or_put_in_its_place_is_called(where: str
         removes.remove()
         step(plane)
         assert called == [where]
+
+
+class Clamped(torch.optim.Adam):
+    """Its own step looks like torch's wrapper of the one that it calls."""
+
+    @wraps(torch.optim.Adam.step)
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure is ever given
+        super().step()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.clamp_(-0.5, 0.5)
+
+
+def test_a_step_that_calls_itself_as_torchs_does_is_called_whole() -> None:
+    torch.optim.Adam([nn.Parameter(torch.ones(1))])  # now torch has wrapped the step of Adam
+    parameters = named("a")
+    plane = OptimizerPlane.of(Clamped(parameters.values()), parameters)
+    parameters["a"].grad = torch.ones(2)
+    plane.step(0.0)
+    assert parameters["a"].tolist() == [0.5, 0.5]
+
+
+def test_a_class_that_gets_another_step_later_is_called_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    called, parameters = [], named("a")
+    plane = OptimizerPlane.of(torch.optim.Adam(parameters.values()), parameters)
+    original = torch.optim.Adam.step
+
+    @wraps(original)
+    def logged(self: torch.optim.Adam) -> None:
+        called.append(self)
+        original(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", logged)
+    parameters["a"].grad = torch.ones(2)
+    plane.step(0.0)
+    assert called == [plane.optimizer]

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch._C._autograd import _profiler_enabled
+from torch.autograd import profiler
 
 from stackwise.contracts.answers import calling
 from stackwise.contracts.protocols import TrainsElsewhere
@@ -51,6 +52,7 @@ class NamedOptimizer:
         _check_fits(torch_optimizer)
         _check_members(torch_optimizer, parameters, fault)
         self._names = {id(parameter): name for name, parameter in parameters.items()}
+        self._wrapper = type(torch_optimizer).step
         self._own_step, self._step_hooks = _own_step(torch_optimizer)
         self._built = [deepcopy({key: value for key, value in g.items() if key != "params"}) for g in torch_optimizer.param_groups]
         self._followed = [frozenset(followed.get(declared_name(group), ())) for group in torch_optimizer.param_groups]
@@ -74,9 +76,13 @@ class NamedOptimizer:
                 self.torch.eval()
 
     def step(self) -> None:
-        """One update; past the record for a profiler that torch wraps around it, unless somebody profiles, hooks or replaced it."""
+        """One update; past the record for a profiler that torch wraps around it, unless somebody profiles, hooks or replaced it.
+
+        An `ExecutionTraceObserver` of torch cannot be seen from here, and misses the record of this one call.
+        """
         optimizer = self.torch
-        if self._own_step is None or any(self._step_hooks) or "step" in vars(optimizer) or _profiler_enabled():
+        replaced = type(optimizer).step is not self._wrapper or "step" in vars(optimizer)
+        if self._own_step is None or replaced or any(self._step_hooks) or _profiler_enabled() or profiler._is_profiler_enabled:
             optimizer.step()
         else:
             self._own_step(optimizer)
@@ -187,8 +193,9 @@ def _own_step(optimizer: torch.optim.Optimizer) -> tuple[Callable[[Any], object]
 
     The wrapper takes a tenth of a step of a small model. None where torch wraps or keeps hooks otherwise than it does today.
     """
-    step = type(optimizer).step
-    own = getattr(step, "__wrapped__", None) if getattr(step, "hooked", False) else None
+    step, wrap = type(optimizer).step, getattr(torch.optim.Optimizer, "profile_hook_step", None)
+    is_wrapped = wrap is not None and getattr(step, "__code__", None) is wrap(torch.optim.Optimizer.step).__code__
+    own = getattr(step, "__wrapped__", None) if is_wrapped else None
     everywhere = import_module(torch.optim.Optimizer.__module__)
     own_hooks = [getattr(optimizer, f"_optimizer_step_{when}_hooks", None) for when in ("pre", "post")]
     hooks = [*own_hooks, *(getattr(everywhere, f"_global_optimizer_{when}_hooks", None) for when in ("pre", "post"))]
