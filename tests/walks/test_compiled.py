@@ -47,7 +47,7 @@ def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-def walk(config: dict[str, Any], *, compiled: bool) -> tuple[list[float], dict[str, int], dict[str, torch.Tensor]]:
+def walk(config: dict[str, Any], *, compiled: bool | str) -> tuple[list[float], dict[str, int], dict[str, torch.Tensor]]:
     """Losses, graphs made so far at the end of every phase, and the final weights."""
     from torch._dynamo.utils import counters
 
@@ -95,8 +95,8 @@ def test_dropout_that_follows_time_makes_one_graph() -> None:
     assert walk(config, compiled=True)[1] == {"train": 1}
 
 
-@pytest.mark.usefixtures("traced_only")
-def test_deepening_makes_none_a_gate_one_for_blocks_that_have_it() -> None:
+def deepened() -> dict[str, Any]:
+    """Two blocks, four, six of which two come in through a gate, and six."""
     gate = {"linear": {"from": 0, "to": 1, "over": "phase"}}
     phases = {
         "one": {"until": "3 steps"},
@@ -108,9 +108,35 @@ def test_deepening_makes_none_a_gate_one_for_blocks_that_have_it() -> None:
         },
         "open": {},
     }
-    config = base(model=model(2), phases=phases)
-    told, made, _ = walk(config, compiled=True)
-    assert made == {"one": 1, "deeper": 1, "gated": 2, "open": 2}
+    return base(model=model(2), phases=phases)
+
+
+@pytest.mark.usefixtures("traced_only")
+@pytest.mark.parametrize(
+    ("compiled", "graphs"),
+    [(True, {"one": 1, "deeper": 1, "gated": 2, "open": 2}), ("whole", {"one": 1, "deeper": 2, "gated": 3, "open": 4})],
+)
+def test_a_new_depth_or_gate_makes_graphs_only_where_they_are_met(compiled: bool | str, graphs: dict[str, int]) -> None:
+    """Block by block a new depth makes none, and a gate one for the blocks that have it; whole, each rack makes one."""
+    told, made, _ = walk(deepened(), compiled=compiled)
+    assert made == graphs
+    assert told == pytest.approx(walk(deepened(), compiled=False)[0], rel=1e-5)
+
+
+@pytest.mark.usefixtures("traced_only")
+@pytest.mark.parametrize("compiled", [True, "whole"])
+def test_blocks_behind_a_frozen_prefix_are_compiled_one_by_one_in_either_way(compiled: bool | str) -> None:
+    config = base(model={**model(3), "cache": "frozen", "freeze": ["embedding", "rack.stacks.base.0"]})
+    told, made, _ = walk(config, compiled=compiled)
+    assert made["train"] > 0
+    assert told == pytest.approx(walk(config, compiled=False)[0], rel=1e-5)
+
+
+@pytest.mark.rare  # half a minute of C++
+def test_a_rack_in_one_graph_learns_the_same_in_the_code_that_torch_makes_of_it() -> None:
+    config = base(model=model(3))
+    told, made, _ = walk(config, compiled="whole")
+    assert made == {"train": 1}
     assert told == pytest.approx(walk(config, compiled=False)[0], rel=1e-5)
 
 

@@ -94,3 +94,10 @@ def test_a_block_that_changes_a_buffer_is_refused_by_name() -> None:
 def test_a_model_without_blocks_is_refused() -> None:
     with pytest.raises(UserError, match=r"run\.parallel\.recompute"):
         recompute_blocks(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("compiled", [True, "whole"])
+def test_blocks_are_not_compiled_and_computed_again(compiled: bool | str) -> None:
+    run = {**base()["run"], "parallel": {"recompute": "blocks"}, "compile": compiled}
+    with pytest.raises(UserError, match=r"run\.compile: .*leave it or run\.parallel\.recompute out"):
+        plan_of(base(run=run))

@@ -244,7 +244,11 @@ class RunConfig:
         "go to the log",
         example="false",
     )
-    compile: bool = key(False, doc="whether torch compiles the model, block by block", example="true")
+    compile: bool | Literal["whole"] = key(
+        False,
+        doc="whether torch compiles the model: block by block, or `whole`, the rack in one graph, with fewer calls and more to compile",
+        example="true",
+    )
     providers: ProvidersConfig = key(
         factory=ProvidersConfig,
         absent="all installed",

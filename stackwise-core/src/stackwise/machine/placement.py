@@ -24,7 +24,7 @@ class Placement:
     Args:
         device: `auto` (CUDA when there is one), `cpu`, or `cuda`.
         precision: `float32`, or `bf16` (autocast: parameters and optimizer state stay float32).
-        compiles: whether torch compiles the model, block by block.
+        compiles: whether torch compiles the model: block by block, or `whole`, the rack in one graph.
         recomputes: whether blocks are computed again in the backward pass, and keep only what enters them.
 
     Raises:
@@ -36,7 +36,7 @@ class Placement:
         device: Literal["auto", "cpu", "cuda"] | str = "auto",
         precision: Literal["float32", "bf16"] | str = "float32",
         *,
-        compiles: bool = False,
+        compiles: bool | Literal["whole"] = False,
         recomputes: bool = False,
     ) -> None:
         available = torch.cuda.is_available()
@@ -54,8 +54,8 @@ class Placement:
         return nullcontext() if self.autocast is None else self.autocast()
 
     def wrap(self, model: nn.Module, *, fixed_shapes: bool = True) -> None:
-        """Have blocks computed again, and compile what is not compiled yet: every block of the rack on its own, or the whole rack where it
-        names none.
+        """Have blocks computed again, and compile what is not compiled yet: every block of the rack on its own, or the rack as one where
+        that is asked for or it names no blocks.
 
         Modules are compiled in place, so names stay. Blocks of one shape share a graph; gates and other hooks are part of it.
 
@@ -74,9 +74,11 @@ class Placement:
         config.recompile_limit = max(config.recompile_limit, _VARIANTS)
         spec = model.rack_spec
         paths = [spec.block_path.format(stack=stack, index=i) for stack, count in spec.stacks.items() for i in range(count)]
-        for block in [model.rack.get_submodule(path) for path in paths] or [model.rack]:
-            if block._compiled_call_impl is None:
-                block.compile(dynamic=False if fixed_shapes else None)
+        whole = self.compiles == "whole" and model.prefix is None  # a frozen prefix calls the blocks one by one
+        blocks = [] if whole else [model.rack.get_submodule(path) for path in paths]
+        for module in blocks or [model.rack]:
+            if module._compiled_call_impl is None:
+                module.compile(dynamic=False if fixed_shapes else None)
 
     def generators(self) -> tuple[torch.Generator, ...]:
         """The process-wide generators that dropout draws from on this device."""

@@ -31,6 +31,9 @@ def parallel_problems(experiment: Experiment) -> Iterator[Problem]:
         yield experiment.problem("run.parallel.tensor", message)
     if parallel.shard > 1 and experiment.run.compile:
         yield experiment.problem("run.compile", f"compiled blocks of a divided model are not tried in this version: leave it out, {_WHOLE}")
+    if parallel.recompute != "nothing" and experiment.run.compile:
+        why = "torch cannot compile blocks that are computed again in the backward pass as they are here"
+        yield experiment.problem("run.compile", f"{why}: leave it or run.parallel.recompute out")
 
 
 def division_problems(

@@ -265,7 +265,7 @@ def _go_on(path: Path, experiment: Experiment, stream: TextIO | None, ranks: Ran
 
 
 def _progress(plan: Plan, stream: TextIO | None, *, quiet: bool, costs: Sequence[float] | None = None) -> Progress:
-    return Progress(plan.schedule, stream, quiet=quiet, costs=costs, compiles=plan.experiment.run.compile)
+    return Progress(plan.schedule, stream, quiet=quiet, costs=costs, compiles=bool(plan.experiment.run.compile))
 
 
 def _is_finished(directory: RunDirectory, rest: Rest) -> bool:
