@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 
-from stackwise.host.isolation import guarded
+from stackwise.host.isolation import OWN_THREADS, guarded
 
 CODE = """
 import os, sys, torch
@@ -65,3 +66,16 @@ def test_a_signal_handler_comes_back() -> None:
     with guarded() as changed:
         signal.signal(signal.SIGUSR1, lambda number, frame: None)
     assert changed == ["a signal handler"] and signal.getsignal(signal.SIGUSR1) is before
+
+
+@pytest.mark.parametrize(("name", "blamed"), [(f"{OWN_THREADS}asking", []), ("theirs", ["a running thread"])])
+def test_threads_of_this_package_that_begin_meanwhile_are_not_blamed_on_foreign_code(name: str, blamed: list[str]) -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait, name=name, daemon=True)
+    try:
+        with guarded() as changed:
+            thread.start()
+    finally:
+        over.set()
+        thread.join()
+    assert changed == blamed

@@ -16,12 +16,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from time import perf_counter, process_time, sleep
 
+from stackwise.host.isolation import OWN_THREADS
+from stackwise.storage.posix import ticks_a_second
+
 _PERIOD = 0.5
 _SCARCE = 0.25
 """So much of a core may be missing."""
 _CALM = 20
 """Periods without a lack of cores after which threads spin again: a load that comes and goes is no calm."""
-_STAT, _TICKS, _MAPS = Path("/proc/stat"), "SC_CLK_TCK", Path("/proc/self/maps")
+_STAT, _MAPS = Path("/proc/stat"), Path("/proc/self/maps")
 _NOT_BUSY = (3, 4, 7)
 """Columns of a line of /proc/stat: idle, waiting for a disk, and what the host of a virtual machine took."""
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -54,7 +57,7 @@ class Load:
         if not any(map(any, columns)):
             raise ValueError(f"{_STAT} says nothing of {sorted(self._names)}")
         ticks = sum(count for counts in columns for i, count in enumerate(counts) if i not in _NOT_BUSY)
-        return perf_counter(), ticks / os.sysconf(_TICKS) - process_time()
+        return perf_counter(), ticks / ticks_a_second() - process_time()
 
 
 def load_of_others() -> Load | None:
@@ -72,7 +75,7 @@ def watch_spinning(load: Load) -> None:
     libraries = {path for line in _MAPS.read_text().splitlines() if "libgomp" in (path := line.rpartition(" ")[2])}
     if len(libraries) == 1:
         library = ctypes.CDLL(libraries.pop())
-        threading.Thread(target=_watch, args=(load, library), name="stackwise-spinning", daemon=True).start()
+        threading.Thread(target=_watch, args=(load, library), name=f"{OWN_THREADS}spinning", daemon=True).start()
 
 
 def _watch(load: Load, library: ctypes.CDLL) -> None:
@@ -101,7 +104,7 @@ def _watch(load: Load, library: ctypes.CDLL) -> None:
 def _in_new_thread(ask: Callable[[], int]) -> int:
     """An answer that a thread keeps once it has it, as it keeps the number of threads that it computes with."""
     found: list[int] = []
-    asking = threading.Thread(target=lambda: found.append(ask()), daemon=True)
+    asking = threading.Thread(target=lambda: found.append(ask()), name=f"{OWN_THREADS}asking", daemon=True)
     asking.start()
     asking.join()
     return found[0]
@@ -121,7 +124,7 @@ class _IdleThreads:
     def __init__(self, library: ctypes.CDLL, count: int) -> None:
         self._over, self._library = threading.Event(), library
         _check_room(count)
-        self._holder = threading.Thread(target=self._hold, args=(count,), daemon=True)
+        self._holder = threading.Thread(target=self._hold, args=(count,), name=f"{OWN_THREADS}idle", daemon=True)
         self._holder.start()
 
     def _hold(self, count: int) -> None:
@@ -138,7 +141,7 @@ class _IdleThreads:
 def _check_room(count: int) -> None:
     """Begin and end so many threads of Python's: where that is not allowed they raise, and the library would end the process."""
     over = threading.Event()
-    threads = [threading.Thread(target=over.wait, daemon=True) for _ in range(count)]
+    threads = [threading.Thread(target=over.wait, name=f"{OWN_THREADS}room", daemon=True) for _ in range(count)]
     try:
         for thread in threads:
             thread.start()

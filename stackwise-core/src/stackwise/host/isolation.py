@@ -85,7 +85,7 @@ def _pieces(building: bool) -> list[_Piece]:
         _Piece("the environment variables", _read_environment, _write_environment),
     ]
     if not building:
-        pieces.append(_Piece("a running thread", lambda: frozenset(threading.enumerate()), None, _no_new_thread))
+        pieces.append(_Piece("a running thread", _others_threads, None, _no_new_thread))
     if threading.current_thread() is threading.main_thread():
         pieces.append(_Piece("a signal handler", _read_handlers, _write_handlers))
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
@@ -147,7 +147,14 @@ def _write_environment(before: dict[str, str]) -> None:
     os.environ.update(before)
 
 
+OWN_THREADS = "stackwise-"
+"""Begins the names of this package's threads."""
 _STRAYS: set[threading.Thread] = set()
+
+
+def _others_threads() -> frozenset[threading.Thread]:
+    """All but those of this package, which begin and end whenever they like."""
+    return frozenset(thread for thread in threading.enumerate() if not thread.name.startswith(OWN_THREADS))
 
 
 def _no_new_thread(before: frozenset[threading.Thread], after: frozenset[threading.Thread]) -> bool:

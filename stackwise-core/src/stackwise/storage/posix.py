@@ -31,6 +31,17 @@ def signals(*names: str) -> tuple[signal.Signals, ...]:
     return tuple(signal.Signals[name] for name in names if name in signal.Signals.__members__)
 
 
+def ticks_a_second() -> int:
+    """In what parts of a second `/proc` counts processor time.
+
+    Raises:
+        ValueError: the system does not say.
+    """
+    if not hasattr(os, "sysconf"):
+        raise ValueError("this system does not say how it counts processor time")
+    return os.sysconf("SC_CLK_TCK")
+
+
 def place_of(handle: int) -> Path | None:
     """The path of an open file, also after its directory was renamed; None if the system does not say, or the file was removed."""
     with suppress(OSError):
